@@ -1,0 +1,80 @@
+"""What goes through the gateway, whatever carried it in and whatever carries it on.
+
+A front makes a `Call`; the stack answers it; lanes are `Endpoint`s. None of them knows grpc.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from gateway.plan import Kind
+from modelyard.names import VersionName
+
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+INFER = "ModelInfer"
+
+
+@dataclass(slots=True)
+class Call:
+    """One inference call.
+
+    Attributes:
+        model: The model's name.
+        selector: A version number, a label, or nothing: the route decides.
+        payload: The serialized request, never decoded here.
+        deadline: On the gateway's clock, in seconds; None until the stack gives one.
+        request_id: The caller's, or one that the front made.
+        metadata: What the caller sent and hosts should see.
+        target: The version that the route chose; None before it did.
+    """
+
+    model: str
+    selector: str
+    payload: bytes
+    deadline: float | None
+    request_id: str
+    metadata: Metadata = ()
+    target: VersionName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer, and who gave it.
+
+    Attributes:
+        payload: The serialized response.
+        served_by: The version that answered.
+        attempt: What sort of attempt brought the answer.
+        attempts: How many were started, the winner included.
+    """
+
+    payload: bytes
+    served_by: VersionName
+    attempt: Kind
+    attempts: int = 1
+
+
+class Endpoint(Protocol):
+    """Something that answers calls: a host over one lane."""
+
+    async def call(self, method: str, payload: bytes, metadata: Metadata, timeout: float) -> bytes:
+        """Sends one request and gives the serialized response.
+
+        Cancelling the awaiting task cancels the request at the other end.
+
+        Args:
+            method: The bare name of an RPC of the public protocol, such as `ModelInfer`.
+            payload: The serialized request.
+            metadata: Sent along.
+            timeout: In seconds; carried on as the call's deadline.
+
+        Raises:
+            HostGone: The connection failed; nothing is known of the request.
+            DeadlineExceeded: No answer came in time.
+            ModelyardError: What the host answered.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Closes the connection; calls under way end in HostGone."""
+        ...
