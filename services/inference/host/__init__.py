@@ -1,0 +1,1 @@
+"""A host: one process that serves one version of a model."""
