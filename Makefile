@@ -1,0 +1,85 @@
+# `make demo` and `make test` are all that a newcomer needs; `make help` tells the rest.
+# Needed: Python 3.11 or later, pip, make. Everything else is fetched into .venv and .tools.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The newest of these that is at least 3.11; PYTHON=... chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
+BIN := .venv/bin
+# Tests in parallel: a yard is many processes, so more than four at once only slows a small machine.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
+ARGS ?=
+LOCK_FLAGS := -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header --no-annotate --all-extras --group dev
+SOURCES := modelyard gateway services benchmarks tests tools
+
+.PHONY: help demo up test check generate format bench bench-peers soak floors lock clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv: .venv/stamp
+
+.venv/stamp: requirements.lock pyproject.toml tools/venv.py
+	@$(PYTHON) tools/venv.py
+	@touch $@
+
+demo: .venv/stamp ## The tour on real models; KEEP=1 leaves the yard up
+	@$(BIN)/modelyard demo $(if $(filter-out 0,$(KEEP)),--keep) $(ARGS)
+
+up: .venv/stamp ## The whole yard on this machine, in the foreground
+	@$(BIN)/modelyard up $(ARGS)
+
+# Continuous integration (CI set) must have perf_analyzer; elsewhere its test tells why it skips.
+test: .venv/stamp ## All tests; ARGS='-k name' chooses
+	@$(BIN)/python tools/perf_analyzer.py || [ -z "$${CI:-}" ]
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
+
+check: .venv/stamp ## Format, lint, types, import directions, contracts, stubs, lock
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --strict $(SOURCES)
+	@$(BIN)/lint-imports
+	@$(BIN)/buf lint
+	@tag=$$(git describe --tags --abbrev=0 2>/dev/null || true); \
+	if [ -n "$$tag" ]; then $(BIN)/buf breaking --against ".git#tag=$$tag"; \
+	else echo "buf breaking: no tag yet to compare with"; fi
+	@$(BIN)/python tools/generate.py --check
+	@$(BIN)/python tools/lock.py
+	@echo "check: all clean"
+
+generate: .venv/stamp ## Stubs from protos/
+	@$(BIN)/buf format -w protos
+	@$(BIN)/python tools/generate.py
+
+format: .venv/stamp ## Formats, and mends what ruff can mend
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+bench: .venv/stamp ## Side by side with named peers, into benchmarks/results/
+	@$(BIN)/python -m benchmarks.compare $(ARGS)
+
+bench-peers: .venv/stamp ## Fetches the peers that `bench` compares with, each into its own environment
+	@$(BIN)/python -m benchmarks.peers.install $(ARGS)
+
+soak: .venv/stamp ## Memory over calls, cancelled calls and replacements; ARGS='--grpcio 1.82.3 1.85.1'
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+floors: .venv/stamp ## Unit and contract tests on the oldest versions that pyproject allows
+	@mkdir -p .tools
+	@$(BIN)/uv pip compile -q --resolution lowest-direct --python-version 3.11 --all-extras --group dev \
+		--no-header --no-annotate pyproject.toml -o .tools/floors.txt
+	@$(BIN)/uv venv -q --clear --python $(PYTHON) .tools/floors
+	@$(BIN)/uv pip install -q --python .tools/floors/bin/python -r .tools/floors.txt
+	@$(BIN)/uv pip install -q --python .tools/floors/bin/python --no-deps --no-build-isolation -e .
+	@.tools/floors/bin/python -m pytest -q tests/unit tests/contract $(ARGS)
+
+lock: .venv/stamp ## Resolves pyproject anew into requirements.lock (network)
+	@$(BIN)/uv pip compile $(LOCK_FLAGS) $(ARGS) pyproject.toml -o requirements.lock
+
+clean: ## Removes .venv, .tools and caches
+	@rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
