@@ -132,9 +132,7 @@ def serving(host: Host, address: str, now: float) -> Host:
 
 def draining(host: Host, reason: str, now: float) -> Host:
     """Nobody wants the host: it is asked to end."""
-    return replace(
-        host, phase=Phase.DRAINING, since=now, stage="", reason=reason, unwanted=True
-    )
+    return replace(host, phase=Phase.DRAINING, since=now, stage="", reason=reason, unwanted=True)
 
 
 def stopping(host: Host, reason: str, now: float) -> Host:

@@ -168,8 +168,8 @@ def _end_surplus(
 ) -> list[Drain | Forget]:
     ends: list[Drain | Forget] = []
     for kept in keep.values():
-        # Stable: of equals, the youngest go.
-        ranked = sorted(reversed(kept), key=lambda host: _LEAST_USE.index(host.phase))
+        # Of equals, the youngest go.
+        ranked = sorted(kept, key=lambda host: (_LEAST_USE.index(host.phase), -host.since))
         for host in ranked[: max(0, len(kept) - policy.replicas)]:
             if host.phase in _IDLE:
                 ends.append(Forget(host.id))
@@ -185,9 +185,7 @@ def _starts(hosts: Sequence[Host], now: float, free: int) -> list[Start]:
         if host.phase is Phase.PENDING or (host.phase is Phase.FAILED and host.retry_at <= now)
     ]
     serving_models = {host.version.model for host in hosts if host.phase is Phase.SERVING}
-    up = Counter(
-        host.version for host in hosts if host.phase in (Phase.SERVING, Phase.LOADING)
-    )
+    up = Counter(host.version for host in hosts if host.phase in (Phase.SERVING, Phase.LOADING))
     starts: list[Start] = []
     while ready and len(starts) < free:
         # One that failed before lets those go first that have yet to try.

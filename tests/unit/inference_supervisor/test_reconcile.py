@@ -74,13 +74,25 @@ NO_LONGER = "no longer wanted"
             [Start("digits1")],
             id="after its back-off",
         ),
-        pytest.param(want(), [host(V1, Phase.FAILED)], 0, [Forget("digits1")], id="failed, unwanted"),
-        pytest.param(want(), [host(V1, Phase.PENDING)], 0, [Forget("digits1")], id="pending, unwanted"),
         pytest.param(
-            want(), [host(V1, Phase.SERVING)], 0, [Drain("digits1", NO_LONGER)], id="serving, unwanted"
+            want(), [host(V1, Phase.FAILED)], 0, [Forget("digits1")], id="failed, unwanted"
         ),
         pytest.param(
-            want(), [host(V1, Phase.LOADING)], 0, [Drain("digits1", NO_LONGER)], id="loading, unwanted"
+            want(), [host(V1, Phase.PENDING)], 0, [Forget("digits1")], id="pending, unwanted"
+        ),
+        pytest.param(
+            want(),
+            [host(V1, Phase.SERVING)],
+            0,
+            [Drain("digits1", NO_LONGER)],
+            id="serving, unwanted",
+        ),
+        pytest.param(
+            want(),
+            [host(V1, Phase.LOADING)],
+            0,
+            [Drain("digits1", NO_LONGER)],
+            id="loading, unwanted",
         ),
         pytest.param(
             want(V2),
@@ -118,7 +130,11 @@ NO_LONGER = "no longer wanted"
             id="another model's start keeps nobody",
         ),
         pytest.param(
-            want(V1), [host(V1, Phase.DRAINING, id="old")], 0, [Add(V1)], id="wanted again in its drain"
+            want(V1),
+            [host(V1, Phase.DRAINING, id="old")],
+            0,
+            [Add(V1)],
+            id="wanted again in its drain",
         ),
         pytest.param(
             want(V1, V2, V3),
@@ -170,7 +186,9 @@ def test_replicas():
     policy = replace(POLICY, replicas=2)
     assert next_actions(want(V1), [], 0, policy) == [Add(V1), Add(V1)]
     pending = [
-        host(version, Phase.PENDING, id=f"{version.number}{n}") for version in (V1, V2) for n in "ab"
+        host(version, Phase.PENDING, id=f"{version.number}{n}")
+        for version in (V1, V2)
+        for n in "ab"
     ]
     # The first of each before the second of any.
     assert next_actions(want(V1, V2), pending, 0, policy) == [Start("1a"), Start("2a")]

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from modelyard.names import VersionName
 from services.inference import lifecycle
 from services.inference.lifecycle import Host, Phase, Retries
-from services.inference.reconcile import Action, Add, Drain, Forget, Kill, Policy, Start, next_actions
+from services.inference.reconcile import (
+    Action,
+    Add,
+    Drain,
+    Forget,
+    Kill,
+    Policy,
+    Start,
+    next_actions,
+)
 
 VERSIONS = [VersionName(model, n) for model in ("a", "b") for n in (1, 2, 3)]
 TICK = 0.5
