@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from modelyard.errors import InvalidName
 from modelyard.names import VersionName
 
 
@@ -74,13 +75,14 @@ class Records:
     def _read(path: Path) -> Record | None:
         try:
             values = json.loads(path.read_text())
-            values.update(
-                version=VersionName.parse(values["version"]),
-                stages=Path(values["stages"]),
-                log=Path(values["log"]),
-            )
-            return Record(**values)
-        except (OSError, ValueError, KeyError, TypeError):
+            fields = {
+                **values,
+                "version": VersionName.parse(values["version"]),
+                "stages": Path(values["stages"]),
+                "log": Path(values["log"]),
+            }
+            return Record(**fields)
+        except (OSError, ValueError, KeyError, TypeError, InvalidName):
             return None
 
 

@@ -38,7 +38,12 @@ def test_a_record_comes_back(tmp_path):
 
 
 def test_a_damaged_record_is_dropped(tmp_path):
-    for name, text in (("a", "{"), ("b", "[]"), ("c", '{"version": "models/m/versions/1"}')):
+    for name, text in (
+        ("a", "{"),
+        ("b", "[]"),
+        ("c", '{"version": "models/m/versions/1"}'),
+        ("d", '{"version": "m"}'),
+    ):
         (tmp_path / f"{name}.json").write_text(text)
     assert list(Records(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
