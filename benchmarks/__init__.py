@@ -1,0 +1,1 @@
+"""Measures: side by side with named peers (`compare`), over time (`soak`)."""
