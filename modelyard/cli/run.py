@@ -1,0 +1,83 @@
+"""Commands that run something on this machine."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from modelyard import __version__
+from modelyard.cli.options import Data
+
+
+def up(
+    data: Data = None,
+    grpc_port: Annotated[
+        int,
+        typer.Option("--grpc-port", min=0, max=65535, help="Port of calls; 0 takes a free one."),
+    ] = 8001,
+    metrics_port: Annotated[
+        int,
+        typer.Option(
+            "--metrics-port", min=0, max=65535, help="Port of Prometheus; 0 takes a free one."
+        ),
+    ] = 8002,
+    redis: Annotated[
+        str | None,
+        typer.Option("--redis", help="A Redis of yours, by URL.  [default: one of the yard's own]"),
+    ] = None,
+    replicas: Annotated[
+        int, typer.Option("--replicas", min=1, max=64, help="Hosts of each version.")
+    ] = 1,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")
+    ] = False,
+) -> None:
+    """Run the whole yard in the foreground, until Ctrl-C or SIGTERM.
+
+    Prints a line that begins with `ready` once it serves.
+    """
+    try:
+        from modelyard.yard import yard
+        from modelyard.yard.layout import layout
+        from modelyard.yard.rooms import Options
+    except ImportError as error:
+        sys.exit(f"error: a yard needs {error.name}: pip install 'modelyard[yard]'")
+
+    options = Options(
+        host=host,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        replicas=replicas,
+        redis=redis,
+        insecure=insecure,
+    )
+    yard.run(
+        layout(data),
+        options,
+        announce=lambda line: print(line, flush=True),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+def demo(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the yard up afterwards, until Ctrl-C.")
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Show it on this yard.  [default: one of its own]"),
+    ] = None,
+) -> None:
+    """Take the tour on real models: register, infer, hand over, survive a kill, roll back."""
+    try:
+        from modelyard.demo import tour
+    except ImportError as error:
+        sys.exit(f"error: the demo needs {error.name}: pip install 'modelyard[demo]'")
+
+    sys.exit(tour.run(keep=keep, address=address))
+
+
+def version() -> None:
+    """Print Modelyard's own version."""
+    print(__version__)
