@@ -1,0 +1,126 @@
+"""The rooms of a yard: how each is started and how each says that it is ready."""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from modelyard.redis_server import command as redis_command
+from modelyard.yard.keeper import Room
+from modelyard.yard.layout import Layout
+
+_PATIENCE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the person who starts a yard chooses.
+
+    Attributes:
+        host: The address that the gateway listens on.
+        grpc_port: The gateway's port.
+        metrics_port: The gateway's Prometheus port.
+        replicas: Hosts of each version.
+        redis: A Redis of your own, by URL; the yard starts one when None.
+        insecure: Lets the gateway listen beyond loopback without TLS.
+    """
+
+    host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    replicas: int = 1
+    redis: str | None = None
+    insecure: bool = False
+
+    @property
+    def address(self) -> str:
+        """Where clients on this machine find the gateway."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
+        return f"{host}:{self.grpc_port}"
+
+
+def redis(layout: Layout) -> Room:
+    """A Redis of the yard's own, which acknowledges a write when it is on the disk."""
+    return Room(
+        name="redis",
+        argv=tuple(redis_command(layout.redis, layout.redis_socket)),
+        log=layout.logs / "redis.log",
+        ready=lambda: _redis_answers(layout.redis_socket),
+    )
+
+
+def registry(layout: Layout, options: Options) -> Room:
+    """The registry."""
+    address = f"unix:{layout.registry_socket}"
+    url = options.redis or f"unix://{layout.redis_socket}"
+    return _room(
+        layout,
+        "registry",
+        address,
+        "services.registry",
+        *("--listen", address, "--redis", url, "--artifacts", str(layout.artifacts)),
+    )
+
+
+def inference(layout: Layout, options: Options) -> Room:
+    """The supervisor of the hosts."""
+    address = f"unix:{layout.inference_socket}"
+    return _room(
+        layout,
+        "inference",
+        address,
+        "services.inference",
+        *("--listen", address, "--registry", f"unix:{layout.registry_socket}"),
+        *("--artifacts", str(layout.artifacts), "--data-dir", str(layout.inference)),
+        *("--run-dir", str(layout.run), "--replicas", str(options.replicas)),
+    )
+
+
+def gateway(layout: Layout, options: Options) -> Room:
+    """The gateway."""
+    return _room(
+        layout,
+        "gateway",
+        options.address,
+        "gateway",
+        *("--listen", f"{options.host}:{options.grpc_port}"),
+        *("--metrics-listen", f"{options.host}:{options.metrics_port}"),
+        *("--registry", f"unix:{layout.registry_socket}"),
+        *(("--insecure",) if options.insecure else ()),
+    )
+
+
+def _room(layout: Layout, name: str, address: str, module: str, *flags: str) -> Room:
+    return Room(
+        name=name,
+        argv=(sys.executable, "-m", module, *flags),
+        log=layout.logs / f"{name}.log",
+        ready=lambda: _is_healthy(address),
+    )
+
+
+async def _is_healthy(address: str) -> bool:
+    async with grpc.aio.insecure_channel(address) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        try:
+            answer = await check(health_pb2.HealthCheckRequest(), timeout=_PATIENCE)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def _redis_answers(socket: Path) -> bool:
+    try:
+        reader, writer = await asyncio.open_unix_connection(socket)
+    except OSError:
+        return False
+    try:
+        writer.write(b"PING\r\n")
+        return await asyncio.wait_for(reader.readline(), _PATIENCE) == b"+PONG\r\n"
+    except (OSError, TimeoutError):
+        return False
+    finally:
+        writer.close()
