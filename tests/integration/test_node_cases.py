@@ -133,5 +133,5 @@ class _Switch(pb_grpc.GRPCInferenceServiceServicer):
 
     inner: HostServicer
 
-    async def ModelInfer(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+    async def ModelInfer(self, request, context):  # type: ignore[no-untyped-def]
         return await self.inner.ModelInfer(request, context)
