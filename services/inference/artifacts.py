@@ -26,19 +26,11 @@ from urllib.request import url2pathname
 
 import fsspec
 
+from modelyard.catalog import File
 from modelyard.errors import InvalidArtifact, StoreUnavailable
 
 _CHUNK = 1 << 20
 _PREFIX = "sha256:"
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """A file of a version: its path within the folder, its digest (`sha256:…`) and size in bytes."""
-
-    path: str
-    digest: str
-    size: int
 
 
 @dataclass(frozen=True, slots=True)

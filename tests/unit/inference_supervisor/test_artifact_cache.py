@@ -8,8 +8,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from modelyard.catalog import File
 from modelyard.errors import InvalidArtifact, StoreUnavailable
-from services.inference.artifacts import Artifact, ArtifactCache, File
+from services.inference.artifacts import Artifact, ArtifactCache
 
 
 def put(store: Path, content: bytes, name: str = "model.onnx") -> File:
