@@ -12,14 +12,13 @@ import numpy as np
 import onnxruntime as ort
 
 from modelyard.inference.v2 import open_inference_pb2 as pb
-from modelyard.inference.v2 import open_inference_pb2_grpc as pb_grpc
 
 _DTYPES = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64, "INT32": np.int32}
 _DATATYPES = {np.dtype(v): k for k, v in _DTYPES.items()}
 _LIMIT = 128 << 20
 
 
-class BareServicer(pb_grpc.GRPCInferenceServiceServicer):
+class Bare:
     """Runs the model on the event loop, whatever its name."""
 
     def __init__(self, path: str) -> None:
@@ -28,7 +27,7 @@ class BareServicer(pb_grpc.GRPCInferenceServiceServicer):
         self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._outputs = [o.name for o in self._session.get_outputs()]
 
-    async def ModelInfer(
+    async def infer(
         self,
         request: pb.ModelInferRequest,
         context: grpc.aio.ServicerContext[pb.ModelInferRequest, pb.ModelInferResponse],
@@ -55,7 +54,15 @@ async def serve(path: str, port: int) -> None:
             ("grpc.max_send_message_length", _LIMIT),
         ]
     )
-    pb_grpc.add_GRPCInferenceServiceServicer_to_server(BareServicer(path), server)
+    handler = grpc.unary_unary_rpc_method_handler(
+        Bare(path).infer,
+        request_deserializer=pb.ModelInferRequest.FromString,
+        response_serializer=pb.ModelInferResponse.SerializeToString,
+    )
+    service = "inference.GRPCInferenceService"
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, {"ModelInfer": handler}),)
+    )
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     print(f"ready {bound}", flush=True)

@@ -24,7 +24,7 @@ def _model(folder: Path, proto: ModelProto) -> OnnxModel:
 
 def _golden(folder: Path, arrays: dict[str, Array]) -> Path:
     path = folder / "golden.npz"
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
     return path
 
 
@@ -59,8 +59,10 @@ _WRONG[1, 2] += 0.5
     [
         (
             {"in.x": _X, "out.y": _WRONG},
-            r"output 'y' differs in 1 of 8 elements by up to 0.5, such as at \[1, 2\]:"
-            r" expected 12.5, got 12.0 \(allowed: rtol 0.001, atol 1e-05\)",
+            (
+                r"output 'y' differs in 1 of 8 elements by up to 0.5, such as at \[1, 2\]:"
+                r" expected 12.5, got 12.0 \(allowed: rtol 0.001, atol 1e-05\)"
+            ),
         ),
         ({"in.x": _X, "out.y": np.full_like(_X, np.nan)}, "output 'y' differs in 8 of 8"),
         ({"in.x": _X, "out.y": _X[:1]}, r"output 'y' has shape \[2, 4\], expected \[1, 4\]"),
