@@ -1,0 +1,113 @@
+"""Composition root: `python -m services.inference.host`.
+
+Verifies, loads, warms and proves one version, then serves it until SIGTERM, or until its
+supervisor has been gone for too long. Each stage is a JSON line on standard output; exit code
+0 after a drain, 2 for a wrong flag, 3 for a fault of the artifact that no restart will mend.
+"""
+
+import asyncio
+import gc
+import logging
+import math
+import signal
+import sys
+from collections.abc import Sequence
+
+from grpc.aio import Server
+
+from modelyard import logs
+from modelyard.errors import InvalidArtifact
+from services.inference.host import cpus, serving, stages
+from services.inference.host.engine import Engine
+from services.inference.host.orphan import orphaned
+from services.inference.host.servicer import HostServicer
+from services.inference.host.session import OnnxModel, SessionSettings
+from services.inference.host.settings import HostSettings, parse
+from services.inference.host.verify import verify
+from services.inference.host.warm import prove, synthesize, warm
+from services.inference.host.workers import Workers
+
+_log = logging.getLogger(__name__)
+
+_FAULTY_ARTIFACT = 3
+# A model whose made-up input fails has told nothing of its speed.
+_UNKNOWN_NS = 1e9
+
+
+def prepare(settings: HostSettings, threads: int) -> tuple[OnnxModel, float]:
+    """The model, warm and proved, and how long a run takes (nanoseconds).
+
+    Raises:
+        InvalidArtifact: The files are not what was registered, or not a model that serves.
+    """
+    stages.say("verifying")
+    verify(settings.artifact, settings.digest)
+    stages.say("loading")
+    model = OnnxModel(settings.artifact, SessionSettings(threads, settings.providers))
+    stages.say("warming")
+    usual = warm(model, synthesize(model.signature))
+    if settings.golden is not None:
+        stages.say("proving")
+        usual = min(usual, warm(model, prove(model, settings.golden)))
+    return model, usual if math.isfinite(usual) else _UNKNOWN_NS
+
+
+async def serve(settings: HostSettings, model: OnnxModel, usual_ns: float, threads: int) -> None:
+    """Serves until told to end, then finishes the calls under way."""
+    workers = Workers(settings.workers or threads, settings.queue)
+    engine = Engine(settings.version.model, model, workers, usual_ns)
+    servicer = HostServicer(settings.version, engine)
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    server, address, health = await serving.start(servicer, settings)
+    stages.say("serving", address=address)
+    watch = asyncio.ensure_future(_watch(settings, ending))
+    await ending.wait()
+    watch.cancel()
+    stages.say("draining")
+    servicer.draining = True
+    await health.enter_graceful_shutdown()
+    await _stop(server, settings.drain_grace, loop)
+    workers.close()
+
+
+async def _watch(settings: HostSettings, ending: asyncio.Event) -> None:
+    if settings.alive_file is not None:
+        await orphaned(settings.alive_file, settings.orphan_grace)
+        _log.warning("no supervisor for %g s: the host ends", settings.orphan_grace)
+        ending.set()
+
+
+async def _stop(server: Server, grace: float, loop: asyncio.AbstractEventLoop) -> None:
+    """Lets calls end; a second signal ends them at once."""
+    stopping = asyncio.ensure_future(server.stop(grace))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: asyncio.ensure_future(server.stop(None)))
+    await stopping
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a host; gives its exit code."""
+    settings = parse(argv)
+    logs.configure("host")
+    threads = settings.threads or cpus.available()
+    try:
+        model, usual_ns = prepare(settings, threads)
+    except InvalidArtifact as error:
+        stages.say("failed", reason=error.message)
+        return _FAULTY_ARTIFACT
+    except Exception as error:
+        # The supervisor shows why; the traceback follows on standard error.
+        stages.say("failed", reason=f"{type(error).__name__}: {error}")
+        raise
+    # What is loaded now lives as long as the process: the collector need not look at it.
+    gc.collect()
+    gc.freeze()
+    asyncio.run(serve(settings, model, usual_ns, threads))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
