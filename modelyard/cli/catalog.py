@@ -1,5 +1,6 @@
 """Commands on the registry."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -290,7 +291,7 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _labels(version: model_pb2.Version, labels: list[model_pb2.Label]) -> list[str]:
+def _labels(version: model_pb2.Version, labels: Iterable[model_pb2.Label]) -> list[str]:
     return [_last(label.name) for label in labels if label.version == version.number]
 
 

@@ -60,7 +60,7 @@ def infer(
             request_id=request_id,
         )
     if save is not None:
-        np.savez(save, **{key: _saveable(array) for key, array in answer.items()})
+        np.savez(save, allow_pickle=False, **_saveable(answer))
     if json:
         print_json(_as_dict(answer))
     else:
@@ -138,7 +138,7 @@ def _readable(array: Array) -> Array:
     return texts
 
 
-def _saveable(array: Array) -> Array:
+def _saveable(answer: Inference) -> dict[str, Any]:
     """Without pickles: text as fixed-width strings, bfloat16 widened."""
-    readable = _readable(array)
-    return readable.astype(str) if readable.dtype.kind == "O" else readable
+    arrays = {key: _readable(array) for key, array in answer.items()}
+    return {key: a.astype(str) if a.dtype.kind == "O" else a for key, a in arrays.items()}

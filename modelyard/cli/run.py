@@ -62,7 +62,7 @@ def up(
 
 def demo(
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the yard up afterwards, until Ctrl-C.")
+        bool, typer.Option("--keep", help="Leave its yard up, on the default ports.")
     ] = False,
     address: Annotated[
         str | None,

@@ -7,8 +7,8 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from modelyard.cli.output import as_dict, console, print_json
 from modelyard.cli.options import Address
+from modelyard.cli.output import as_dict, console, print_json
 from modelyard.client import Client
 from modelyard.gateway.v1 import gateway_service_pb2 as gateway
 

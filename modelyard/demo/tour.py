@@ -1,0 +1,203 @@
+"""The tour: register, infer, hand over, survive a kill, roll back; in front of your eyes.
+
+Calls flow from the first hand-over to the last. The tour fails if one of them does.
+"""
+
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from modelyard.cli import progress
+from modelyard.cli.changes import described
+from modelyard.client import Client
+from modelyard.demo import models, private
+from modelyard.demo.flow import Flow
+from modelyard.errors import ModelyardError, VersionNotServing
+from modelyard.names import LIVE
+from modelyard.registry.v1 import host_pb2
+
+_MODEL = "digits"
+_REPLICAS = 2
+# Answers to see before and after each event.
+_CALLS = 150
+_PATIENCE = 60.0
+
+
+def run(*, keep: bool, address: str | None) -> int:
+    """Runs the tour and returns the exit code: 0 when no call failed.
+
+    Args:
+        keep: Leaves the tour's own yard up on the default ports.
+        address: A yard to show it on; one of its own when None.
+    """
+    console = Console(highlight=False)
+    if address is not None:
+        return _Tour(console, address).run()
+    console.print("[bold]Modelyard[/]: starting a yard (Redis, registry, supervisor, gateway) …")
+    began = time.monotonic()
+    with private.yard(keep, _REPLICAS) as (own, pid):
+        console.print(f"  it serves at [bold]{own}[/] after {time.monotonic() - began:.1f} s")
+        code = _Tour(console, own).run()
+        if keep:
+            console.print(f"\nThe yard stays up at [bold]{own}[/]. Look around:")
+            console.print("  modelyard versions digits        modelyard top")
+            console.print(f"  kill {pid}    ends it")
+    return code
+
+
+class _Tour:
+    def __init__(self, console: Console, address: str) -> None:
+        self._console = console
+        self._address = address
+        self._scene = 0
+        # Where nobody watches, each scene's last line says as much.
+        self._live = Live(
+            console=console, get_renderable=self._counter, refresh_per_second=8, transient=True
+        )
+
+    def run(self) -> int:
+        with Client(self._address) as client, tempfile.TemporaryDirectory() as folder:
+            self._client = client
+            self._title("Two versions of a digits classifier, trained now")
+            digits = models.train(Path(folder))
+            for name, score in digits.accuracy.items():
+                self._say(f"{name}: {score:.1%} of unseen digits right")
+            (first_name, first), (second_name, second) = digits.versions.items()
+
+            self._title("Register, and call")
+            one = self._register(_MODEL, first, label=LIVE)
+            self._show_image()
+            self._show_digit(digits)
+
+            self._flow = Flow(client, _MODEL, digits.images, digits.digits)
+            with self._flow.running(), self._live if self._console.is_terminal else nullcontext():
+                self._title(f"Hand over to {second_name}, while calls flow")
+                self._flow.wait_for(one, _CALLS)
+                two = self._register(_MODEL, second, golden=digits.golden)
+                client.label(_MODEL, LIVE, two, note=f"{second_name} is better")
+                self._flow.wait_for(two, _CALLS)
+                self._tell_count("live points at it; every call was answered")
+
+                self._title("Kill a host (SIGKILL), while calls flow")
+                self._kill_one(two)
+
+                self._title(f"Roll back to {first_name}, while calls flow")
+                client.rollback(_MODEL, note="only to show it")
+                self._flow.wait_for(one, _CALLS)
+                self._tell_count("live points at the version before")
+            self._history()
+            return self._sum_up()
+
+    def _register(
+        self, name: str, file: Path, *, label: str | None = None, golden: Path | None = None
+    ) -> int:
+        # One thing at a time may draw on the terminal.
+        quiet = self._live.is_started
+        with nullcontext() if quiet else progress.shown(f"{name}, {file.name}") as listener:
+            done = self._client.register(
+                name, file, label, golden, {"from": "the tour"}, wait=True, progress=listener
+            )
+        about = f"{file.stat().st_size / 1024:.0f} KiB, {done.digest[:19]}…"
+        self._say(f"registered [bold]{done.name}[/] ({about})")
+        return done.name.number
+
+    def _show_digit(self, digits: models.Digits) -> None:
+        answer = self._client.infer(_MODEL, {"X": digits.images[:1]})
+        best = float(np.max(answer["probabilities"]))
+        self._say(
+            f"an image of a {digits.digits[0]} is a {answer['label'][0]} ({best:.0%} sure),"
+            f" says {answer.served_by}"
+        )
+
+    def _show_image(self) -> None:
+        image = models.image()
+        self._register(image.name, image.file, label=LIVE)
+        answer = self._client.infer(image.name, image.inputs)
+        output = answer[image.output]
+        if not np.allclose(output, image.expected, rtol=1e-3, atol=1e-5):
+            raise ModelyardError(f"{image.name} does not answer what ships with it")
+        self._say(
+            f"{image.name} of the onnx package, output {list(output.shape)}:"
+            " equal to the output that ships with it"
+        )
+
+    def _kill_one(self, version: int) -> None:
+        name = f"models/{_MODEL}/versions/{version}"
+        serving = self._serving(name)
+        here = [host for host in serving if host.pid and host.machine == socket.gethostname()]
+        if len(serving) < _REPLICAS or not here:
+            self._say("skipped: this takes two hosts of the version, on this machine")
+            return
+        victim = here[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        self._say(f"killed process {victim.pid}, one of {len(serving)} hosts of {name}")
+        self._flow.wait_for(None, _CALLS)
+        self._until(
+            f"a host in place of process {victim.pid}",
+            lambda: sum(host.pid != victim.pid for host in self._serving(name)) >= len(serving),
+        )
+        self._flow.wait_for(None, _CALLS)
+        self._tell_count("a new host took its place")
+
+    def _serving(self, version: str) -> list[host_pb2.Host]:
+        return [
+            host
+            for host in self._client.hosts(_MODEL)
+            if host.version == version and host.state == host_pb2.Host.STATE_SERVING
+        ]
+
+    def _until(self, what: str, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while not condition():
+            if time.monotonic() > deadline:
+                raise VersionNotServing(f"no {what} after {_PATIENCE:g} s")
+            time.sleep(0.1)
+
+    def _history(self) -> None:
+        self._title("What changed, who did it, and why")
+        for change in reversed(self._client.history(_MODEL, limit=8)):
+            note = f"  ({change.note})" if change.note else ""
+            self._say(f"{change.revision:>4}  {described(change)}{note}")
+
+    def _sum_up(self) -> int:
+        count = self._flow.count
+        self._console.print()
+        for failure, times in count.failures.most_common(5):
+            self._console.print(f"  [red]{times} x {failure}[/]")
+        color = "red" if count.failed else "green"
+        total = count.answers.total() + count.failed
+        self._console.print(
+            f"[bold {color}]{total} calls while all this happened; failed: {count.failed}[/]"
+        )
+        return 1 if count.failed else 0
+
+    def _counter(self) -> Table:
+        count = self._flow.count
+        table = Table("answered by", "calls", "right", box=None, header_style="dim")
+        for version, calls in sorted(count.answers.items()):
+            right = f"{count.right[version] / calls:.1%}"
+            table.add_row(f"  {_MODEL} version {version}", f"{calls:>7}", right)
+        style = "bold red" if count.failed else "bold green"
+        table.add_row("  failed", Text(f"{count.failed:>7}", style=style), "")
+        return table
+
+    def _tell_count(self, what: str) -> None:
+        self._say(f"{what}: {self._flow.count.line()}")
+
+    def _title(self, text: str) -> None:
+        self._scene += 1
+        self._console.print(f"\n[bold cyan]{self._scene}. {text}[/]")
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"  {text}", soft_wrap=True)
