@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from modelyard.client.aio import AsyncClient
 from modelyard.errors import ModelyardError
@@ -62,7 +63,7 @@ async def _run(layout: Layout, options: Options, announce: Say, say: Say) -> Non
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
 
-    tasks = [asyncio.create_task(stop.wait())]
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
     try:
         tasks.append(asyncio.create_task(_start(layout, options, keepers, say)))
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

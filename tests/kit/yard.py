@@ -1,8 +1,8 @@
 """A whole yard as its users start it: `modelyard up` on a data folder and free ports.
 
-    with running_yard(tmp_path) as yard:
-        yard.client.register("digits", path, wait=True)
-        tritonclient.grpc.InferenceServerClient(yard.address)
+with running_yard(tmp_path) as yard:
+    yard.client.register("digits", path, wait=True)
+    tritonclient.grpc.InferenceServerClient(yard.address)
 """
 
 import os
