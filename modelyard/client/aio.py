@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from numpy.typing import ArrayLike
 
+from modelyard.calls import answer
 from modelyard.client import inference, reads, writes
 from modelyard.client.connection import (
     OPTIONS,
@@ -19,6 +20,7 @@ from modelyard.client.connection import (
     address_or_default,
     pairs,
     seconds,
+    texts,
     typed,
 )
 from modelyard.client.inference import Inference, Parameter, VersionLike
@@ -380,7 +382,8 @@ class AsyncClient:
             case Blocking():
                 return await asyncio.to_thread(step.function)
             case Sleep():
-                return await asyncio.sleep(step.seconds)
+                await asyncio.sleep(step.seconds)
+                return None
 
     async def _unary(self, step: Unary) -> Reply[Any]:
         path = step.method.path
@@ -393,17 +396,14 @@ class AsyncClient:
             )
         call = method(step.request, timeout=step.timeout, metadata=self._with(step.metadata))
         try:
-            message = await call
+            message = await answer(call)
             trailing = await call.trailing_metadata()
         except grpc.RpcError as error:
             raise typed(error, self.address) from None
-        finally:
-            # grpc does not cancel a call because nobody awaits it any more.
-            call.cancel()
-        return Reply(message, dict(trailing or ()))
+        return Reply(message, texts(trailing))
 
     async def _upload(self, step: Upload) -> object:
-        method = self._open().stream_unary(
+        method: Any = self._open().stream_unary(
             step.method.path,
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=step.method.response.FromString,

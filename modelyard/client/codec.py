@@ -95,7 +95,8 @@ def decode(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
         raise InvalidTensor(f"there is no datatype {datatype!r}")
     if len(raw) != count * dtype.itemsize:
         raise InvalidTensor(
-            f"{datatype} of shape {list(shape)} takes {count * dtype.itemsize} bytes, not {len(raw)}"
+            f"{datatype} of shape {list(shape)} takes {count * dtype.itemsize} bytes,"
+            f" not {len(raw)}"
         )
     array = np.frombuffer(raw, dtype).reshape(shape)
     return _from_bfloat16(array) if datatype == "BF16" else array
@@ -155,7 +156,8 @@ def _bfloat16() -> np.dtype[Any] | None:
         import ml_dtypes
     except ImportError:
         return None
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def _from_bfloat16(bits: Array) -> Array:

@@ -64,6 +64,11 @@ def pairs(metadata: MetadataLike | None) -> Metadata:
     return tuple((key.lower(), value) for key, value in items)
 
 
+def texts(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """Response metadata without its binary entries."""
+    return {key: value for key, value in metadata or () if isinstance(value, str)}
+
+
 def typed(error: grpc.RpcError, address: str) -> ModelyardError:
     """The error of `modelyard.errors` for a failed call; says where nobody answered."""
     known = from_rpc_error(error)

@@ -18,6 +18,7 @@ from modelyard.client.connection import (
     address_or_default,
     pairs,
     seconds,
+    texts,
     typed,
 )
 from modelyard.client.inference import Inference, Parameter, VersionLike
@@ -448,7 +449,8 @@ class Client:
             case Blocking():
                 return step.function()
             case Sleep():
-                return time.sleep(step.seconds)
+                time.sleep(step.seconds)
+                return None
 
     def _unary(self, step: Unary) -> Reply[Any]:
         path = step.method.path
@@ -465,10 +467,10 @@ class Client:
             )
         except grpc.RpcError as error:
             raise typed(error, self.address) from None
-        return Reply(message, dict(done.trailing_metadata() or ()))
+        return Reply(message, texts(done.trailing_metadata()))
 
     def _upload(self, step: Upload) -> object:
-        call = self._channel.stream_unary(
+        call: Any = self._channel.stream_unary(
             step.method.path,
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=step.method.response.FromString,

@@ -103,9 +103,7 @@ def test_a_type_that_the_protocol_lacks() -> None:
         ("BYTES", (2,), b"\1\0\0\0a", "holds 1 elements, not 2"),
     ],
 )
-def test_what_does_not_decode(
-    datatype: str, shape: tuple[int, ...], raw: bytes, text: str
-) -> None:
+def test_what_does_not_decode(datatype: str, shape: tuple[int, ...], raw: bytes, text: str) -> None:
     with pytest.raises(InvalidTensor, match=text):
         decode(datatype, shape, raw)
 
