@@ -1,5 +1,6 @@
 """The files that an ONNX file keeps tensors in, found without the onnx package."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,6 @@ def test_as_the_onnx_package_writes_it(tmp_path: Path) -> None:
 def test_other_files_have_none(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("any") / "file"
     path.write_bytes(data)
-    try:
+    # Unless the bytes happen to be a model with external data.
+    with suppress(InvalidArtifact):
         assert external_files(path) == {}
-    except InvalidArtifact:
-        pass  # Bytes that happen to be a model with external data.

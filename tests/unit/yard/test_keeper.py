@@ -75,7 +75,7 @@ async def test_gives_up_on_what_never_stays(tmp_path: Path) -> None:
 async def test_gives_up_on_what_is_never_ready(tmp_path: Path) -> None:
     keeper = Keeper(room(tmp_path, "import time; time.sleep(600)"), lambda _: None)
 
-    with pytest.raises(FailedPrecondition, match="room is not ready after 0.2 s"):
+    with pytest.raises(FailedPrecondition, match=r"room is not ready after 0\.2 s"):
         await keeper.start(0.2)
     await keeper.stop()
 

@@ -46,9 +46,8 @@ def test_a_run_folder_that_others_may_write_to(tmp_path: Path) -> None:
 def test_one_yard_on_one_folder(tmp_path: Path) -> None:
     path = tmp_path / "yard.lock"
     complaint = f"a yard runs on {tmp_path} already, with process id {os.getpid()}"
-    with lock.held(path):
-        with pytest.raises(FailedPrecondition, match=complaint), lock.held(path):
-            pass
+    with lock.held(path), pytest.raises(FailedPrecondition, match=complaint), lock.held(path):
+        pass
     with lock.held(path):
         pass
 
