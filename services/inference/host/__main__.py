@@ -17,7 +17,7 @@ from grpc.aio import Server
 
 from modelyard import logs
 from modelyard.errors import InvalidArtifact
-from services.inference.host import cpus, serving, stages
+from services.inference.host import cpus, metrics, serving, stages
 from services.inference.host.engine import Engine
 from services.inference.host.orphan import orphaned
 from services.inference.host.servicer import HostServicer
@@ -62,6 +62,9 @@ async def serve(settings: HostSettings, model: OnnxModel, usual_ns: float, threa
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     server, address, health = await serving.start(servicer, settings)
+    if settings.metrics_port:
+        collector = metrics.StatisticsCollector(settings.version, engine.statistics, workers)
+        metrics.serve(collector, settings.metrics_port)
     stages.say("serving", address=address)
     watch = asyncio.ensure_future(_watch(settings, ending))
     await ending.wait()

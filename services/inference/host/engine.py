@@ -142,8 +142,6 @@ class Engine:
             wait = self._usual_ns * max(1, self._workers.pending) / 1e9
             error.retry_after = timedelta(seconds=min(max(wait, 0.01), 10.0))
             raise
-        finally:
-            self.statistics.stopped = self._workers.stopped
         self.statistics.executions += 1
         self._learn(ran, size)
         return results, queued, ran

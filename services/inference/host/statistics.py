@@ -33,7 +33,6 @@ class Statistics:
         compute_infer: Running.
         compute_output: Encoding.
         executions: Runs that came to their end.
-        stopped: Runs that ended before their end because nobody waited any more.
         last_inference_ms: When the last call was answered, since the epoch.
     """
 
@@ -45,7 +44,6 @@ class Statistics:
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
     executions: int = 0
-    stopped: int = 0
     last_inference_ms: int = 0
 
     def answered(self, began: int, decoded: int, queued: int, ran: int, encoded: int) -> None:
