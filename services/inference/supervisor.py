@@ -186,19 +186,16 @@ class Supervisor:
             pid=record.pid,
             restarts=record.restarts,
         )
-        if record.unwanted:
+        said = {stage["stage"]: stage for stage in read_stages(record.stages) if "stage" in stage}
+        if record.unwanted or "draining" in said:
             host = lifecycle.draining(host, "no longer wanted", now)
-            # Whether the signal went out before the supervisor ended is not known.
-            process.terminate()
-        else:
-            last = next(reversed(read_stages(record.stages)), {})
-            if last.get("stage") == "serving":
-                host = lifecycle.serving(host, last.get("address", ""), now)
-                if not await self._probes.serves(host.address, host.version):
-                    host = lifecycle.stopping(
-                        host, "found again after a restart, and did not answer", now
-                    )
-                    process.kill()
+            if "draining" not in said:
+                process.terminate()  # A second signal would cut its calls short.
+        elif "serving" in said:
+            host = lifecycle.serving(host, said["serving"].get("address", ""), now)
+            if not await self._probes.serves(host.address, host.version):
+                host = lifecycle.stopping(host, "adopted, and did not answer", now)
+                process.kill()
         _log.info("host adopted", host=host.id, version=str(host.version), phase=host.phase.value)
         self._hosts[host.id] = host
         self._processes[host.id] = process
