@@ -3,12 +3,11 @@
 import asyncio
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from modelyard.redis_server import command as redis_command
+from modelyard import redis_server
 from modelyard.yard.keeper import Room
 from modelyard.yard.layout import Layout
 
@@ -46,9 +45,9 @@ def redis(layout: Layout) -> Room:
     """A Redis of the yard's own, which acknowledges a write when it is on the disk."""
     return Room(
         name="redis",
-        argv=tuple(redis_command(layout.redis, layout.redis_socket)),
+        argv=tuple(redis_server.command(layout.redis, layout.redis_socket)),
         log=layout.logs / "redis.log",
-        ready=lambda: _redis_answers(layout.redis_socket),
+        ready=lambda: asyncio.to_thread(redis_server.answers, layout.redis_socket),
     )
 
 
@@ -110,17 +109,3 @@ async def _is_healthy(address: str) -> bool:
         except grpc.RpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-async def _redis_answers(socket: Path) -> bool:
-    try:
-        reader, writer = await asyncio.open_unix_connection(socket)
-    except OSError:
-        return False
-    try:
-        writer.write(b"PING\r\n")
-        return await asyncio.wait_for(reader.readline(), _PATIENCE) == b"+PONG\r\n"
-    except (OSError, TimeoutError):
-        return False
-    finally:
-        writer.close()
