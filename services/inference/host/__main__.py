@@ -70,8 +70,9 @@ async def serve(settings: HostSettings, model: OnnxModel, usual_ns: float, threa
     await ending.wait()
     watch.cancel()
     stages.say("draining")
-    servicer.draining = True
     await health.enter_graceful_shutdown()
+    await asyncio.sleep(settings.drain_propagation)
+    servicer.draining = True
     await _stop(server, settings.drain_grace, loop)
     workers.close()
 

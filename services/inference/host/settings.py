@@ -26,6 +26,8 @@ class HostSettings:
         queue: Calls that may wait for a run.
         providers: Execution providers, the preferred first.
         max_message_bytes: Of one request or response.
+        drain_propagation: How long a draining host still takes calls, in seconds: until
+            those who choose hosts have heard of it.
         drain_grace: How long calls may go on after SIGTERM, in seconds.
         metrics_port: Where Prometheus reads on loopback; 0 for nowhere.
         alive_file: What the supervisor touches every second; None for no supervisor.
@@ -42,6 +44,7 @@ class HostSettings:
     queue: int
     providers: tuple[str, ...]
     max_message_bytes: int
+    drain_propagation: float
     drain_grace: float
     metrics_port: int
     alive_file: Path | None
@@ -63,6 +66,7 @@ def parse(argv: Sequence[str] | None = None) -> HostSettings:
     add("--queue", type=_from(0), default=256)
     add("--providers", type=_providers, default=("CPUExecutionProvider",))
     add("--max-message-bytes", type=_from(1), default=_MESSAGE)
+    add("--drain-propagation", type=_seconds, default=0.5)
     add("--drain-grace", type=_seconds, default=30.0)
     add("--metrics-port", type=_from(0), default=0)
     add("--alive-file", type=Path)
