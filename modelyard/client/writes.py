@@ -13,7 +13,15 @@ from modelyard.client import reads
 from modelyard.client.reads import REGISTRY, ROUTES, TIMEOUT
 from modelyard.client.steps import Method, OnProgress, Program, Progress, Sleep, unary
 from modelyard.client.upload import prepare, upload
-from modelyard.errors import InvalidName, StaleEtag, VersionNotServing
+from modelyard.errors import (
+    FailedPrecondition,
+    InvalidName,
+    NotFound,
+    StaleEtag,
+    Unavailable,
+    Unimplemented,
+    VersionNotServing,
+)
 from modelyard.gateway.v1 import route_pb2
 from modelyard.names import LIVE, LabelName, ModelName, VersionName, check_label, check_model
 from modelyard.registry.v1 import host_pb2, model_pb2
@@ -122,7 +130,8 @@ def wait_until_serving(
     while True:
         hosts = yield from reads.list_hosts(str(name))
         states = {host.state for host in hosts}
-        stage = "serving" if _State.STATE_SERVING in states else _stage(hosts)
+        serves = _State.STATE_SERVING in states and (yield from _is_reachable(name))
+        stage = "serving" if serves else _stage(hosts)
         if progress is not None and stage != said:
             progress(Progress(stage))
             said = stage
@@ -137,6 +146,16 @@ def wait_until_serving(
             )
         yield Sleep(POLL)
         waited += POLL
+
+
+def _is_reachable(name: VersionName) -> Program[bool]:
+    """Whether the gateway knows the host too; it hears of it a moment after the registry."""
+    try:
+        return (yield from reads.ready(name.model, name.number))
+    except Unimplemented:  # This is the registry itself, and no gateway.
+        return True
+    except (NotFound, FailedPrecondition, Unavailable):
+        return False
 
 
 def _has_failed(host: host_pb2.Host) -> bool:
