@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from numpy.typing import ArrayLike
 
-from modelyard.calls import answer
+from modelyard.calls import answer, stop
 from modelyard.client import inference, reads, writes
 from modelyard.client.connection import (
     OPTIONS,
@@ -154,7 +154,7 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise typed(error, self.address) from None
         finally:
-            answers.cancel()
+            stop(answers)
 
     async def metadata(self, model: str, version: VersionLike = None) -> oip.ModelMetadataResponse:
         """What a model takes and gives: names, datatypes and shapes (-1 where a size varies).
@@ -214,7 +214,7 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise typed(error, self.address) from None
         finally:
-            answers.cancel()
+            stop(answers)
 
     async def register(
         self,
@@ -414,7 +414,7 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise typed(error, self.address) from None
         finally:
-            call.cancel()
+            stop(call)
 
     def _with(self, metadata: Metadata) -> Metadata:
         return (*self._metadata, *metadata) if metadata else self._metadata
