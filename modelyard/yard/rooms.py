@@ -93,11 +93,13 @@ def gateway(layout: Layout, options: Options) -> Room:
 
 
 def _room(layout: Layout, name: str, address: str, module: str, *flags: str) -> Room:
+    # The supervisor gives its hosts time to finish their calls first, and so ends last of all.
     return Room(
         name=name,
         argv=(sys.executable, "-m", module, *flags),
         log=layout.logs / f"{name}.log",
         ready=lambda: _is_healthy(address),
+        grace=60.0,
     )
 
 
