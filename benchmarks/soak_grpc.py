@@ -1,9 +1,10 @@
-"""The soak of one grpcio version, at the level of gRPC alone: does memory stay flat, do losers stop?
+"""The soak of one grpcio version, gRPC alone: does memory stay flat, do losers stop?
 
 Three processes: a server of bytes, a proxy as a gateway is one, and a client as a caller is one.
-Imports grpc and the standard library only, so that it runs in a bare environment of any grpcio::
+Imports grpc, the standard library and `modelyard.calls` only, so that it runs in a bare
+environment of any grpcio::
 
-    python soak_grpc.py [--scale 1.0]       # prints one JSON object on stdout
+    python -m benchmarks.soak_grpc [--scale 1.0]       # prints one JSON object on stdout
 
 The phases, each after the other on the same processes:
 
@@ -11,8 +12,10 @@ The phases, each after the other on the same processes:
 - `cancelled`: the caller cancels while the server works;
 - `expired`: the caller's deadline ends while the server works;
 - `refused`: the server answers with an error;
+- `cancelled, ours`: the caller's task is cancelled; caller and proxy await with `modelyard.calls`;
 - `hedged, cancelled`: the proxy starts two, takes the first, and calls `cancel()` on the other;
 - `hedged, task cancelled`: as before, but the task that awaits the other is cancelled;
+- `hedged, ours`: as before, and the other is awaited with `modelyard.calls`;
 - `hedged, abandoned`: as before, but the other is dropped, and nothing is said to it.
 """
 
@@ -26,31 +29,37 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
 import grpc.aio
 
+from modelyard.calls import answer
+
 SERVICE = "/soak.Soak/"
 PAYLOAD = bytes(1024)
 IN_FLIGHT = 16
-# A loser that nobody stops works this long: longer than a phase lasts, shorter than the soak's patience.
+# A loser that nobody stops works this long: longer than a phase lasts.
 SLOW_SECONDS = 120.0
 QUARTERS = 4
 
 Handler = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
+Methods = dict[str, "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"]
 
 
 class Routes(grpc.GenericRpcHandler):
     """Unary methods by their bare names, bytes in and bytes out."""
 
     def __init__(self, methods: dict[str, Handler]) -> None:
-        self._handlers = {
-            SERVICE + name: grpc.unary_unary_rpc_method_handler(method)  # type: ignore[arg-type]  # the stubs know no coroutines here
+        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            SERVICE + name: grpc.unary_unary_rpc_method_handler(method)
             for name, method in methods.items()
         }
 
-    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler | None":
+    def service(
+        self, details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         """Gives the handler of a method, or None."""
         return self._handlers.get(details.method)
 
@@ -93,7 +102,7 @@ async def serve(address: str) -> None:
 async def proxy(address: str, upstream: str) -> None:
     """The gateway: passes calls on, and hedges in three manners."""
     channel = grpc.aio.insecure_channel(upstream)
-    methods = {
+    methods: Methods = {
         name: channel.unary_unary(SERVICE + name) for name in ("Fast", "Slow", "Refuse", "Pending")
     }
 
@@ -126,8 +135,18 @@ async def proxy(address: str, upstream: str) -> None:
         loser.cancel()
         return answer
 
+    async def stop(request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+        return await answer(methods["Slow"](request, timeout=context.time_remaining()))
+
+    async def hedge_ours(request: bytes, _context: object) -> bytes:
+        loser = asyncio.create_task(answer(methods["Slow"](request)))
+        await asyncio.sleep(0)
+        response = await answer(methods["Fast"](request))
+        loser.cancel()
+        return response
+
     async def hedge_abandoned(request: bytes, _context: object) -> bytes:
-        loser = methods["Slow"](request)
+        methods["Slow"](request)  # begun, and forgotten
         await asyncio.sleep(0)
         return await methods["Fast"](request)
 
@@ -136,6 +155,8 @@ async def proxy(address: str, upstream: str) -> None:
             **{name: passing(name) for name in methods},
             "HedgeCancelled": hedge_cancelled,
             "HedgeTask": hedge_task,
+            "HedgeOurs": hedge_ours,
+            "Ours": stop,
             "HedgeAbandoned": hedge_abandoned,
         },
         address,
@@ -173,11 +194,11 @@ class Driver:
     """The caller: runs phases and weighs the processes."""
 
     def __init__(self, channel: grpc.aio.Channel, processes: dict[str, int]) -> None:
-        self._methods = {
+        self._methods: Methods = {
             name: channel.unary_unary(SERVICE + name)
             for name in (
                 *("Fast", "Slow", "Refuse", "Pending"),
-                *("HedgeCancelled", "HedgeTask", "HedgeAbandoned"),
+                *("Ours", "HedgeCancelled", "HedgeTask", "HedgeOurs", "HedgeAbandoned"),
             )
         }
         self._processes = processes
@@ -196,6 +217,15 @@ class Driver:
         except asyncio.CancelledError:
             return
         raise RuntimeError("a cancelled call answered")
+
+    async def give_up(self) -> None:
+        """One call whose awaiting task is cancelled, with `modelyard.calls` on every hop."""
+        waiting = asyncio.create_task(answer(self._methods["Ours"](PAYLOAD)))
+        await asyncio.sleep(0.005)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        if not waiting.cancelled():
+            raise RuntimeError("a cancelled call answered")
 
     async def expire(self) -> None:
         """One call whose deadline ends while the server works on it."""
@@ -242,7 +272,7 @@ class Driver:
 async def start(*arguments: str) -> tuple[asyncio.subprocess.Process, str]:
     """Starts a role of this module as a process; gives it and its address."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, *arguments, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "benchmarks.soak_grpc", *arguments), stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     address = (await process.stdout.readline()).decode().strip()
@@ -262,21 +292,24 @@ async def drive(scale: float) -> dict[str, object]:
                 driver = Driver(
                     channel, {"server": server.pid, "proxy": front.pid, "client": os.getpid()}
                 )
+                fast = partial(driver.call, "Fast")
                 phases = [
-                    await driver.phase("warm", some, lambda: driver.call("Fast")),
-                    await driver.phase("calls", many, lambda: driver.call("Fast")),
+                    await driver.phase("warm", some, fast),
+                    await driver.phase("calls", many, fast),
                     await driver.phase("cancelled", some, driver.cancel),
+                    await driver.phase("cancelled, ours", some, driver.give_up),
                     await driver.phase("expired", some, driver.expire),
                     await driver.phase("refused", some, driver.refused),
                     *[
-                        await driver.phase(name, some, lambda: driver.call(method))  # noqa: B023  # awaited in its turn
+                        await driver.phase(name, some, partial(driver.call, method))
                         for name, method in (
                             ("hedged, cancelled", "HedgeCancelled"),
                             ("hedged, task cancelled", "HedgeTask"),
+                            ("hedged, ours", "HedgeOurs"),
                             ("hedged, abandoned", "HedgeAbandoned"),
                         )
                     ],
-                    await driver.phase("calls again", many // 4, lambda: driver.call("Fast")),
+                    await driver.phase("calls again", many // 4, fast),
                 ]
         finally:
             for process in (front, server):

@@ -7,6 +7,7 @@ the lock, at a version that it allows, with hashes. `make lock` resolves anew.
 import re
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -27,7 +28,7 @@ def requirements(project: dict[str, object]) -> Iterator[Requirement]:
             assert isinstance(base, list)
             assert isinstance(extras, dict)
             assert isinstance(groups, dict)
-            for text in [*base, *sum(extras.values(), []), *sum(groups.values(), [])]:
+            for text in chain(base, *extras.values(), *groups.values()):
                 requirement = Requirement(text)
                 if requirement.name != own:
                     yield requirement

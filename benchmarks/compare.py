@@ -1,0 +1,136 @@
+"""Measures ours beside named peers, in one run (`make bench`).
+
+    python -m benchmarks.compare [--only calls payload models] [--rounds N] [--seconds S]
+
+Every target serves the same model at the same time; one client process, on one core, calls each
+in turn, round after round, so that a slow minute of the machine falls on all alike. A figure is
+the median of rounds; a ratio is the median of the rounds' own ratios. Results go to
+benchmarks/results/ as Markdown and JSON.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import machine, models, report, sweeps
+from benchmarks.load import METHOD, Order, Sample
+from benchmarks.processes import LoadClient, load_client
+from benchmarks.report import Row
+from benchmarks.targets import STARTERS, Setting, Target, start
+
+RESULTS = Path(__file__).parent / "results"
+IN_FLIGHT = (1, 16)
+_WARM_SECONDS = 1.0
+PARTS = ("calls", "payload", "models")
+
+
+def check(address: str, request: bytes, model: Path) -> None:
+    """Fails unless the server's answer is onnxruntime's."""
+    import grpc
+    import onnxruntime as ort
+
+    from modelyard.inference.v2 import open_inference_pb2 as pb
+
+    message = pb.ModelInferRequest.FromString(request)
+    x = np.frombuffer(message.raw_input_contents[0], np.float32)
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"x": x.reshape(tuple(message.inputs[0].shape))})
+    with grpc.insecure_channel(address) as channel:
+        infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+        answer = pb.ModelInferResponse.FromString(infer(request, timeout=30))
+    if answer.raw_output_contents:
+        y = np.frombuffer(answer.raw_output_contents[0], np.float32)
+    else:
+        y = np.array(answer.outputs[0].contents.fp32_contents, np.float32)
+    np.testing.assert_allclose(y, expected.ravel(), rtol=1e-4, atol=1e-4)
+
+
+def calls(client: LoadClient, keys: Sequence[str], rounds: int, seconds: float) -> list[Row]:
+    """Rounds over all targets, at 1 and at 16 in flight."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        model = models.mlp(folder / "mlp.onnx")
+        request = folder / "request"
+        request.write_bytes(models.request("mlp", (1, models.WIDTH)))
+        setting = Setting(stack, folder, model, "mlp")
+        targets: list[Target] = []
+        for key in keys:
+            print(f"starting {key}", file=sys.stderr, flush=True)
+            targets.append(start(key, setting))
+        present = [t for t in targets if t.address]
+        for target in present:
+            if key_is_server(target):
+                check(target.address, request.read_bytes(), model)
+            client.measure(Order(target.address, str(request), 4, _WARM_SECONDS))
+        samples: dict[tuple[str, int], list[Sample]] = {}
+        for number in range(rounds):
+            for in_flight in IN_FLIGHT:
+                for target in present:
+                    order = Order(target.address, str(request), in_flight, seconds)
+                    samples.setdefault((target.key, in_flight), []).append(client.measure(order))
+            print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    return [
+        Row(target, in_flight, tuple(samples.get((target.key, in_flight), ())))
+        for in_flight in IN_FLIGHT
+        for target in targets
+        if in_flight == 1 or target.key != "onnxruntime"
+    ]
+
+
+def key_is_server(target: Target) -> bool:
+    """Tells whether a target has a wire."""
+    return target.key != "onnxruntime"
+
+
+def save(name: str, text: str, data: object) -> None:
+    """Writes a result in both forms, and shows it."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text)
+    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    print(text, flush=True)
+
+
+def main() -> None:
+    """Measures the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--targets", nargs="+", choices=list(STARTERS), default=list(STARTERS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--registered", type=int, nargs="+", default=[1, 20, 100, 500])
+    arguments = parser.parse_args()
+    facts = machine.describe()
+    about = report.machine(facts)
+    with load_client() as client:
+        if "calls" in arguments.only:
+            rows = calls(client, arguments.targets, arguments.rounds, arguments.seconds)
+            save(
+                "calls",
+                f"# Side by side\n\n{about}\nModel: FP32 MLP, 1x64. Client: grpc.aio, one core."
+                f" Medians of {arguments.rounds} interleaved rounds of {arguments.seconds:g} s.\n\n"
+                f"{report.ratios(rows)}\n{report.calls(rows)}",
+                {"machine": facts, "rows": [asdict(row) for row in rows]},
+            )
+        if "payload" in arguments.only:
+            text, data = sweeps.payload(client, arguments.seconds)
+            save(
+                "payload", f"# As the payload grows\n\n{about}\n{text}", {"machine": facts, **data}
+            )
+        if "models" in arguments.only:
+            text, data = sweeps.models(client, arguments.registered, arguments.seconds)
+            save(
+                "models",
+                f"# As models grow in number\n\n{about}\n{text}",
+                {"machine": facts, **data},
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The client of every measurement: one process, on one core, that calls in a closed loop.
+
+It reads orders from standard input and answers each on standard output, a line of JSON both ways.
+An order names an address, a file with one serialized request, how many calls are in flight and for
+how many seconds. Requests and answers stay bytes, so that the client's own cost is the least.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import numpy as np
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+ONNXRUNTIME = "onnxruntime:"
+_LIMIT = 256 << 20
+_CALL_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to measure.
+
+    Attributes:
+        address: Of a gRPC server, or `onnxruntime:FILE` for the model in this process.
+        request: A file with a serialized ModelInferRequest.
+        in_flight: Calls under way at any moment.
+        seconds: How long.
+    """
+
+    address: str
+    request: str
+    in_flight: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one measurement gave; times in microseconds."""
+
+    calls: int
+    errors: int
+    p50: float
+    p99: float
+    throughput: float
+    first_error: str = ""
+
+
+async def closed_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sample:
+    """Calls again as soon as an answer is there."""
+    times: list[float] = []
+    errors: list[str] = []
+    began = time.perf_counter()
+    end = began + order.seconds
+
+    async def caller() -> None:
+        while (start := time.perf_counter()) < end:
+            try:
+                await one()
+            except grpc.aio.AioRpcError as error:
+                errors.append(f"{error.code().name}: {error.details()}")
+            else:
+                times.append(time.perf_counter() - start)
+
+    await asyncio.gather(*(caller() for _ in range(order.in_flight)))
+    elapsed = time.perf_counter() - began
+    p50, p99 = np.percentile(times, (50, 99)) * 1e6 if times else (0.0, 0.0)
+    return Sample(
+        calls=len(times),
+        errors=len(errors),
+        p50=round(float(p50), 1),
+        p99=round(float(p99), 1),
+        throughput=round(len(times) / elapsed, 1),
+        first_error=errors[0] if errors else "",
+    )
+
+
+def in_process(order: Order) -> Sample:
+    """The same model with nothing around it: one run after the other."""
+    import onnxruntime as ort
+
+    from modelyard.inference.v2 import open_inference_pb2 as pb
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    path = order.address.removeprefix(ONNXRUNTIME)
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    message = pb.ModelInferRequest.FromString(Path(order.request).read_bytes())
+    shape = tuple(message.inputs[0].shape)
+    feeds = {"x": np.frombuffer(message.raw_input_contents[0], np.float32).reshape(shape)}
+    times = []
+    end = time.perf_counter() + order.seconds
+    while (start := time.perf_counter()) < end:
+        session.run(None, feeds)
+        times.append(time.perf_counter() - start)
+    p50, p99 = np.percentile(times, (50, 99)) * 1e6
+    return Sample(
+        len(times), 0, round(float(p50), 1), round(float(p99), 1), round(len(times) / sum(times), 1)
+    )
+
+
+class Client:
+    """Channels by address, kept open from one order to the next."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def obey(self, order: Order) -> Sample:
+        """Carries out one order."""
+        if order.address.startswith(ONNXRUNTIME):
+            return in_process(order)
+        channel = self._channels.get(order.address)
+        if channel is None:
+            channel = self._channels[order.address] = grpc.aio.insecure_channel(
+                order.address,
+                options=[
+                    ("grpc.max_receive_message_length", _LIMIT),
+                    ("grpc.max_send_message_length", _LIMIT),
+                ],
+            )
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+        payload = Path(order.request).read_bytes()
+        return await closed_loop(lambda: call(payload, timeout=_CALL_TIMEOUT), order)
+
+
+async def main() -> None:
+    """Obeys until standard input ends."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    client = Client()
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        sample = await client.obey(Order(**json.loads(line)))
+        print(json.dumps(asdict(sample)), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,57 @@
+"""The models that are measured: a small MLP, where the RPC is the cost, and an identity of any size."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from modelyard.inference.v2 import open_inference_pb2 as pb
+
+WIDTH = 64
+_OPSET = 17
+# Old enough for every peer's onnxruntime.
+_IR_VERSION = 9
+
+
+def _save(path: Path, graph: onnx.GraphProto) -> Path:
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
+    )
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    return path
+
+
+def mlp(path: Path, seed: int = 0) -> Path:
+    """Writes y[1, 16] = relu(x[1, 64] A) B, in FP32."""
+    random = np.random.default_rng(seed)
+    weights = [
+        numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("A", (WIDTH, WIDTH)), ("B", (WIDTH, 16)))
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "A"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "B"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, WIDTH])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16])
+    return _save(path, helper.make_graph(nodes, "mlp", [x], [y], weights))
+
+
+def identity(path: Path) -> Path:
+    """Writes y[n] = x[n], in FP32."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
+    node = helper.make_node("Identity", ["x"], ["y"])
+    return _save(path, helper.make_graph([node], "identity", [x], [y]))
+
+
+def request(model: str, shape: tuple[int, ...], seed: int = 1) -> bytes:
+    """A serialized call of a model with one FP32 input `x`."""
+    x = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    message = pb.ModelInferRequest(model_name=model)
+    message.inputs.add(name="x", datatype="FP32", shape=shape)
+    message.raw_input_contents.append(x.tobytes())
+    return message.SerializeToString()

@@ -1,0 +1,143 @@
+"""Turns measurements into tables: ratios first, then what they were made of."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.load import Sample
+from benchmarks.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A target's rounds, at one number of calls in flight."""
+
+    target: Target
+    in_flight: int
+    rounds: tuple[Sample, ...]
+
+    @property
+    def p50(self) -> float:
+        """The median round's p50, in microseconds."""
+        return median(r.p50 for r in self.rounds)
+
+    @property
+    def p99(self) -> float:
+        """The median round's p99, in microseconds."""
+        return median(r.p99 for r in self.rounds)
+
+    @property
+    def throughput(self) -> float:
+        """The median round's calls a second."""
+        return median(r.throughput for r in self.rounds)
+
+    @property
+    def errors(self) -> int:
+        """Failed calls of all rounds."""
+        return sum(r.errors for r in self.rounds)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def machine(facts: dict[str, str]) -> str:
+    """The machine in one paragraph."""
+    return "Machine: " + ", ".join(f"{name} {value}" for name, value in facts.items()) + ".\n"
+
+
+class Ratios:
+    """Ratios of one run, each the median over rounds of that round's ratio."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = {(r.target.key, r.in_flight): r.rounds for r in rows if r.rounds}
+
+    def p50(self, one: str, other: str, in_flight: int) -> float | None:
+        """Latency of `one` over that of `other`."""
+        return self._paired(one, other, in_flight, lambda a, b: a.p50 / b.p50)
+
+    def throughput(self, one: str, other: str, in_flight: int) -> float | None:
+        """Calls a second of `one` over those of `other`."""
+        return self._paired(
+            one, other, in_flight, lambda a, b: a.throughput / max(b.throughput, 1e-9)
+        )
+
+    def added(self, one: str, other: str, base: str, in_flight: int) -> float | None:
+        """What `one` adds to the latency of `base`, over what `other` adds to it."""
+        keys = [(key, in_flight) for key in (one, other, base)]
+        if any(key not in self._rows for key in keys):
+            return None
+        rounds = zip(*(self._rows[key] for key in keys), strict=True)
+        found: float = median((a.p50 - c.p50) / max(b.p50 - c.p50, 1e-9) for a, b, c in rounds)
+        return found
+
+    def _paired(
+        self, one: str, other: str, in_flight: int, ratio: Callable[[Sample, Sample], float]
+    ) -> float | None:
+        a, b = self._rows.get((one, in_flight)), self._rows.get((other, in_flight))
+        if not a or not b:
+            return None
+        return median(ratio(x, y) for x, y in zip(a, b, strict=True))
+
+
+def ratios(rows: Sequence[Row]) -> str:
+    """The ratios that we aim at."""
+    of = Ratios(rows)
+    lines = [
+        ("host / bare grpc.aio: p50, 1 in flight", of.p50("host", "bare", 1), "at most 1.10"),
+        (
+            "bare grpc.aio / host: calls a second, 16 in flight",
+            of.throughput("bare", "host", 16),
+            "at most 1.10",
+        ),
+        (
+            "gateway's added p50 / bare proxy's added p50, 1 in flight",
+            of.added("gateway", "proxy", "host", 1),
+            "at most 1.15",
+        ),
+        (
+            "bare proxy / gateway: calls a second, 16 in flight",
+            of.throughput("proxy", "gateway", 16),
+            "",
+        ),
+        ("gateway + host / Envoy + host: p50, 1 in flight", of.p50("gateway", "envoy", 1), ""),
+    ]
+    for peer, title in (("mlserver", "MLServer"), ("kserve", "KServe")):
+        lines += [
+            (f"gateway + host / {title}: p50, 1 in flight", of.p50("gateway", peer, 1), ""),
+            (
+                f"gateway + host / {title}: calls a second, 16 in flight",
+                of.throughput("gateway", peer, 16),
+                "",
+            ),
+        ]
+    return table(
+        ("ratio", "measured", "aim"),
+        [(name, "absent" if value is None else f"{value:.2f}", aim) for name, value, aim in lines],
+    )
+
+
+def calls(rows: Sequence[Row]) -> str:
+    """The table of targets."""
+    return table(
+        ("target", "in flight", "p50 us", "p99 us", "calls/s", "errors"),
+        [
+            (
+                row.target.title,
+                str(row.in_flight),
+                *(
+                    (
+                        f"{row.p50:,.0f}",
+                        f"{row.p99:,.0f}",
+                        f"{row.throughput:,.0f}",
+                        str(row.errors),
+                    )
+                    if row.rounds
+                    else (row.target.absent.splitlines()[0][:80], "", "", "")
+                ),
+            )
+            for row in rows
+        ],
+    )

@@ -1,0 +1,197 @@
+"""What is measured side by side: each target is an address that answers the same call."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+from benchmarks.load import ONNXRUNTIME
+from benchmarks.peers import install
+from benchmarks.processes import DidNotStart, child, free_port, wait_line, wait_port, yard
+
+_PEERS = Path(install.__file__).parent
+READY = r"^ready (\d+)"
+NOT_FETCHED = "not fetched (`make bench-peers`)"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One row of the tables.
+
+    Attributes:
+        key: Its short name.
+        title: What it is, for readers.
+        address: Where it answers; empty when it is absent.
+        absent: Why it is not there.
+    """
+
+    key: str
+    title: str
+    address: str = ""
+    absent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the starters share.
+
+    Attributes:
+        stack: Ends every process at the end.
+        folder: For logs, sockets and configurations.
+        model: The ONNX file.
+        name: The model's name in requests.
+    """
+
+    stack: ExitStack
+    folder: Path
+    model: Path
+    name: str
+
+    def log(self, key: str) -> Path:
+        """The log of a target."""
+        return self.folder / f"{key}.log"
+
+
+def onnxruntime(setting: Setting) -> str:
+    """No server: the model in the client's process."""
+    return ONNXRUNTIME + str(setting.model)
+
+
+def bare(setting: Setting) -> str:
+    """A grpc.aio server that does nothing but run the model."""
+    command = (sys.executable, "-m", "benchmarks.peers.bare", "--model", setting.model)
+    log = setting.log("bare")
+    process = setting.stack.enter_context(child(*command, log=log))
+    return f"127.0.0.1:{wait_line(process, READY, log)[1]}"
+
+
+def _host(setting: Setting, listen: str) -> str:
+    key = "host-unix" if listen.startswith("unix:") else "host"
+    digest = hashlib.sha256(setting.model.read_bytes()).hexdigest()
+    command = (sys.executable, "-m", "services.inference.host", "--model", setting.name)
+    flags = ("--version", "1", "--artifact", setting.model, "--digest", f"sha256:{digest}")
+    log = setting.log(key)
+    process = setting.stack.enter_context(child(*command, *flags, "--listen", listen, log=log))
+    line = wait_line(process, r'^.*"stage": ?"serving".*$', log)[0]
+    return str(json.loads(line)["address"])
+
+
+def host(setting: Setting) -> str:
+    """Our host, alone."""
+    return _host(setting, "127.0.0.1:0")
+
+
+def _host_behind(setting: Setting) -> str:
+    """The one host that proxy and Envoy stand in front of, over a unix socket as in a yard."""
+    socket = setting.folder / "h.sock"
+    return f"unix:{socket}" if socket.exists() else _host(setting, f"unix:{socket}")
+
+
+def proxy(setting: Setting) -> str:
+    """A bytes-through grpc.aio proxy in front of our host."""
+    log = setting.log("proxy")
+    command = (sys.executable, "-m", "benchmarks.peers.proxy", "--upstream", _host_behind(setting))
+    process = setting.stack.enter_context(child(*command, log=log))
+    return f"127.0.0.1:{wait_line(process, READY, log)[1]}"
+
+
+def envoy(setting: Setting) -> str:
+    """Envoy, one worker, in front of our host."""
+    program = install.program("envoy", "envoy")
+    if program is None:
+        raise DidNotStart(NOT_FETCHED)
+    port, log = free_port(), setting.log("envoy")
+    config = setting.folder / "envoy.yaml"
+    socket = _host_behind(setting).removeprefix("unix:")
+    template = Template((_PEERS / "envoy.yaml").read_text())
+    # `safe_`: no other dollar is ours.
+    config.write_text(template.safe_substitute(PORT=str(port), SOCKET=socket))
+    command = (program, "-c", config, "--concurrency", "1", "--log-level", "error")
+    process = setting.stack.enter_context(child(*command, "--use-dynamic-base-id", log=log))
+    wait_port(process, port, log)
+    return f"127.0.0.1:{port}"
+
+
+def gateway(setting: Setting) -> str:
+    """Our gateway and host, in a whole yard."""
+    running = setting.stack.enter_context(yard(setting.folder))
+    running.client.register(setting.name, setting.model, label="live", wait=True)
+    return running.address
+
+
+def mlserver(setting: Setting) -> str:
+    """MLServer, the model in its own process (`parallel_workers: 0`: its fastest here)."""
+    program = install.program("mlserver", "mlserver")
+    if program is None:
+        raise DidNotStart(NOT_FETCHED)
+    folder, port = setting.folder / "mlserver", free_port()
+    folder.mkdir()
+    (folder / "settings.json").write_text(
+        json.dumps(
+            {
+                "host": "127.0.0.1",
+                "http_port": free_port(),
+                "grpc_port": port,
+                "metrics_port": free_port(),
+                "parallel_workers": 0,
+                "grpc_max_message_length": 256 << 20,
+            }
+        )
+    )
+    (folder / "model-settings.json").write_text(
+        json.dumps(
+            {
+                "name": setting.name,
+                "implementation": "mlserver_runtime.OnnxModel",
+                "parameters": {"uri": str(setting.model)},
+            }
+        )
+    )
+    log = setting.log("mlserver-peer")
+    environment = {"PYTHONPATH": str(_PEERS)}
+    # Its output is plentiful: into the log, so that no pipe fills.
+    command = ("sh", "-c", 'exec "$@" >&2', "sh", program, "start", folder)
+    process = setting.stack.enter_context(
+        child(*command, log=log, environment=environment, cwd=folder)
+    )
+    wait_port(process, port, log)
+    return f"127.0.0.1:{port}"
+
+
+def kserve(setting: Setting) -> str:
+    """KServe's model server."""
+    python = install.program("kserve", "python")
+    if python is None:
+        raise DidNotStart(NOT_FETCHED)
+    port, log = free_port(), setting.log("kserve")
+    command = ("sh", "-c", 'exec "$@" >&2', "sh", python, _PEERS / "kserve_app.py", setting.model)
+    process = setting.stack.enter_context(
+        child(*command, str(port), str(free_port()), log=log, cwd=setting.folder)
+    )
+    wait_port(process, port, log)
+    return f"127.0.0.1:{port}"
+
+
+STARTERS: dict[str, tuple[str, Callable[[Setting], str]]] = {
+    "onnxruntime": ("onnxruntime alone, in the client", onnxruntime),
+    "bare": ("bare grpc.aio server", bare),
+    "host": ("Modelyard host", host),
+    "proxy": ("bare grpc.aio proxy + Modelyard host", proxy),
+    "envoy": ("Envoy, 1 worker + Modelyard host", envoy),
+    "gateway": ("Modelyard gateway + host", gateway),
+    "mlserver": ("MLServer", mlserver),
+    "kserve": ("KServe", kserve),
+}
+
+
+def start(key: str, setting: Setting) -> Target:
+    """Starts a target; one that cannot be had says why."""
+    title, starter = STARTERS[key]
+    try:
+        return Target(key, title, address=starter(setting))
+    except DidNotStart as reason:
+        return Target(key, title, absent=str(reason))
