@@ -4,7 +4,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,6 +55,7 @@ class Flow:
         model: The model's name.
         images: float32 of shape [N, 64].
         digits: int64 of shape [N].
+        count: Takes what becomes of each call.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class Flow:
         model: str,
         images: NDArray[np.float32],
         digits: NDArray[np.int64],
+        count: Count,
     ) -> None:
-        self.count = Count()
+        self.count = count
         self._client = client
         self._model = model
         self._images = images
@@ -87,8 +89,7 @@ class Flow:
         finally:
             self._stop.set()
             for caller in callers:
-                with suppress(RuntimeError):
-                    caller.join()
+                caller.join()
 
     def wait_for(self, version: int | None, calls: int, timeout: float = 30.0) -> bool:
         """Returns after so many more answers (of one version); False when time is over."""

@@ -22,7 +22,7 @@ from modelyard.cli import progress
 from modelyard.cli.changes import described
 from modelyard.client import Client
 from modelyard.demo import models, private
-from modelyard.demo.flow import Flow
+from modelyard.demo.flow import Count, Flow
 from modelyard.errors import ModelyardError, VersionNotServing
 from modelyard.names import LIVE
 from modelyard.registry.v1 import host_pb2
@@ -61,6 +61,7 @@ class _Tour:
         self._console = console
         self._address = address
         self._scene = 0
+        self._count = Count()
         # Where nobody watches, each scene's last line says as much.
         self._live = Live(
             console=console, get_renderable=self._counter, refresh_per_second=8, transient=True
@@ -80,7 +81,7 @@ class _Tour:
             self._show_image()
             self._show_digit(digits)
 
-            self._flow = Flow(client, _MODEL, digits.images, digits.digits)
+            self._flow = Flow(client, _MODEL, digits.images, digits.digits, self._count)
             with self._flow.running(), self._live if self._console.is_terminal else nullcontext():
                 self._title(f"Hand over to {second_name}, while calls flow")
                 self._flow.wait_for(one, _CALLS)
@@ -171,7 +172,7 @@ class _Tour:
             self._say(f"{change.revision:>4}  {described(change)}{note}")
 
     def _sum_up(self) -> int:
-        count = self._flow.count
+        count = self._count
         self._console.print()
         for failure, times in count.failures.most_common(5):
             self._console.print(f"  [red]{times} x {failure}[/]")
@@ -183,7 +184,7 @@ class _Tour:
         return 1 if count.failed else 0
 
     def _counter(self) -> Table:
-        count = self._flow.count
+        count = self._count
         table = Table("answered by", "calls", "right", box=None, header_style="dim")
         for version, calls in sorted(count.answers.items()):
             right = f"{count.right[version] / calls:.1%}"
@@ -193,7 +194,7 @@ class _Tour:
         return table
 
     def _tell_count(self, what: str) -> None:
-        self._say(f"{what}: {self._flow.count.line()}")
+        self._say(f"{what}: {self._count.line()}")
 
     def _title(self, text: str) -> None:
         self._scene += 1
