@@ -88,7 +88,7 @@ class _Tour:
                 two = self._register(_MODEL, second, golden=digits.golden)
                 client.label(_MODEL, LIVE, two, note=f"{second_name} is better")
                 self._flow.wait_for(two, _CALLS)
-                self._tell_count("live points at it; every call was answered")
+                self._tell_count("live points at it")
 
                 self._title("Kill a host (SIGKILL), while calls flow")
                 self._kill_one(two)
