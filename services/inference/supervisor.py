@@ -167,6 +167,7 @@ class Supervisor:
         self.wake()
         while self._hosts:
             await asyncio.sleep(0.05)
+        self._reports.offer(())
         await self._reports.delivered(self._timing.report_wait)
 
     def leave(self) -> None:

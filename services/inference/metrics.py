@@ -1,0 +1,48 @@
+"""What Prometheus reads of the supervisor: taken from its state when it is read."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.inference.lifecycle import Phase
+
+
+class Counted(Protocol):
+    """What is counted."""
+
+    restarts: int
+
+    def counts(self) -> Mapping[Phase, int]:
+        """How many hosts are in each phase."""
+
+
+class HostsCollector(Collector):
+    """`modelyard_hosts{phase}` and `modelyard_host_restarts_total`."""
+
+    def __init__(self, supervisor: Counted) -> None:
+        self._supervisor = supervisor
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures of this moment."""
+        hosts = GaugeMetricFamily("modelyard_hosts", "Hosts by phase.", labels=["phase"])
+        for phase, count in self._supervisor.counts().items():
+            hosts.add_metric([phase.value], count)
+        yield hosts
+        yield CounterMetricFamily(
+            "modelyard_host_restarts",
+            "How often a host was started again after a failure.",
+            value=self._supervisor.restarts,
+        )
+
+
+def serve(listen: str, supervisor: Counted) -> tuple[WSGIServer, threading.Thread]:
+    """Answers Prometheus at `host:port`; raises OSError when the port is taken."""
+    registry = CollectorRegistry()
+    registry.register(HostsCollector(supervisor))
+    host, _, port = listen.rpartition(":")
+    return start_http_server(int(port), host.strip("[]"), registry)
