@@ -48,12 +48,14 @@ check: .venv/stamp ## Format, lint, types, import directions, contracts, stubs, 
 	if [ -n "$$tag" ]; then $(BIN)/buf breaking --against ".git#tag=$$tag"; \
 	else echo "buf breaking: no tag yet to compare with"; fi
 	@$(BIN)/python tools/generate.py --check
+	@$(BIN)/python -m tools.errors_table --check
 	@$(BIN)/python tools/lock.py
 	@echo "check: all clean"
 
 generate: .venv/stamp ## Stubs from protos/
 	@$(BIN)/buf format -w protos
 	@$(BIN)/python tools/generate.py
+	@$(BIN)/python -m tools.errors_table
 
 format: .venv/stamp ## Formats, and mends what ruff can mend
 	@$(BIN)/ruff check --fix --quiet . || true

@@ -55,3 +55,32 @@ def request(model: str, shape: tuple[int, ...], seed: int = 1) -> bytes:
     message.inputs.add(name="x", datatype="FP32", shape=shape)
     message.raw_input_contents.append(x.tobytes())
     return message.SerializeToString()
+
+
+def slow(path: Path, rounds: int = 150_000) -> Path:
+    """Writes y[1, 64] = x[1, 64], reached by so many additions of zero: some 100 ms of work."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node("Add", ["h", "zero"], ["h_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("h", TensorProto.FLOAT, [1, WIDTH]),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("h_out", TensorProto.FLOAT, [1, WIDTH]),
+        ],
+    )
+    constants = [
+        numpy_helper.from_array(np.array(rounds, np.int64), "rounds"),
+        numpy_helper.from_array(np.array(True), "true"),
+        numpy_helper.from_array(np.zeros((1, WIDTH), np.float32), "zero"),
+    ]
+    node = helper.make_node("Loop", ["rounds", "true", "x"], ["y"], body=body)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, WIDTH])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, WIDTH])
+    return _save(path, helper.make_graph([node], "slow", [x], [y], constants))

@@ -1,0 +1,65 @@
+"""NVIDIA's perf_analyzer, unmodified, against a whole yard: every call is answered and counted."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from onnx import save
+
+from tests.kit.graphs import scale
+from tests.kit.yard import Yard, running_yard
+
+PROGRAM = Path(__file__).resolve().parents[2] / ".tools" / "perf_analyzer" / "perf_analyzer"
+MODEL = "scale"
+CALLS = 200
+
+# Continuous integration must have it; elsewhere a machine may be unable to run it.
+pytestmark = pytest.mark.skipif(
+    not PROGRAM.exists() and not os.environ.get("CI"),
+    reason="no perf_analyzer here: `.venv/bin/python tools/perf_analyzer.py` tells why",
+)
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+    folder = tmp_path_factory.mktemp("perf-analyzer")
+    save(scale(), str(folder / "scale.onnx"))
+    with running_yard(folder / "data") as running:
+        running.client.register(MODEL, folder / "scale.onnx", label="live", wait=True)
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags"),
+    [
+        ("sync", ("--sync", "--concurrency-range", "1")),
+        ("async", ("--async", "--concurrency-range", "4")),
+        ("streaming", ("--async", "--streaming", "--concurrency-range", "4")),
+        ("request rate", ("--async", "--request-rate-range", "200")),
+    ],
+)
+def test_perf_analyzer_runs_unmodified(yard: Yard, mode: str, flags: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [
+            *(str(PROGRAM), "-m", MODEL, "-i", "grpc", "-u", yard.address, "-b", "1"),
+            *("--shape", "x:1,4", "--request-count", str(CALLS), *flags),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, f"{mode}: {said}"
+    assert "error" not in said.lower(), f"{mode}: {said}"
+    counts = [
+        int(found[1])
+        for what in ("Request count", "Inference count", "Successful request count")
+        if (found := re.search(rf"{what}: (\d+)", said))
+    ]
+    # The client's own count, then the server's statistics of what it was sent.
+    assert len(counts) == 3, f"{mode}: {said}"
+    assert min(counts) >= CALLS, f"{mode}: {said}"
