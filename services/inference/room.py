@@ -19,13 +19,14 @@ from modelyard.registry.v1 import host_service_pb2, host_service_pb2_grpc
 from modelyard.status import from_rpc_error
 from services.inference.artifacts import ArtifactCache
 from services.inference.lifecycle import Retries
+from services.inference.ports import Timing
 from services.inference.probes import Prober
 from services.inference.processes import Launcher
 from services.inference.reconcile import Policy
 from services.inference.reporter import Reporter
 from services.inference.saved import SavedCatalog
 from services.inference.settings import InferenceSettings
-from services.inference.supervisor import Supervisor, Timing
+from services.inference.supervisor import Supervisor
 from services.inference.wants import Wants
 
 _log = structlog.get_logger(__name__)
@@ -115,7 +116,7 @@ def assemble(
         artifacts=cache,
         probes=prober,
         reports=reporter,
-        alive=alive,
+        alive_file=alive,
         logs=logs,
         policy=Policy(
             replicas=settings.replicas,

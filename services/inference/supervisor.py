@@ -1,24 +1,24 @@
 """Obeys `reconcile`: one loop, and one task for each host process."""
 
 import asyncio
-import os
 import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
 from modelyard.errors import InvalidArgument, ModelyardError
 from modelyard.names import VersionName
-from services.inference import lifecycle, logfiles
-from services.inference.artifacts import Artifact, Local
+from services.inference import alive, lifecycle, logfiles
+from services.inference.adoption import recognise
+from services.inference.artifacts import Artifact
 from services.inference.lifecycle import ARTIFACT_FAULT, Host, Phase, Retries
-from services.inference.processes import HostProcess, Launcher, Plan, describe_exit, read_stages
+from services.inference.ports import Artifacts, Probes, Reports, Timing
+from services.inference.processes import HostProcess, Launcher, Plan, describe_exit
 from services.inference.reconcile import (
     Action,
     Add,
@@ -36,54 +36,6 @@ _log = structlog.get_logger(__name__)
 _TICK = 0.2
 
 
-class Artifacts(Protocol):
-    """Brings artifacts onto this machine."""
-
-    async def fetch(self, artifact: Artifact, in_use: Iterable[str] = ()) -> Local:
-        """Brings one here; raises a ModelyardError."""
-
-    async def discard(self, digest: str) -> None:
-        """Drops one that is not in use."""
-
-
-class Probes(Protocol):
-    """Asks hosts how they are."""
-
-    async def healthy(self, address: str) -> bool:
-        """Tells whether the host answers."""
-
-    async def serves(self, address: str, version: VersionName) -> bool:
-        """Tells whether the host at this address serves this version."""
-
-    async def forget(self, keep: set[str]) -> None:
-        """Drops what is held for all other addresses."""
-
-
-class Reports(Protocol):
-    """Tells others which hosts there are."""
-
-    def offer(self, hosts: Iterable[Host]) -> None:
-        """The hosts as they are now."""
-
-    async def delivered(self, timeout: float) -> bool:
-        """Waits until what was offered last has arrived."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """In seconds.
-
-    Attributes:
-        check_every: Between two health checks of a host.
-        drain_notice: Between the report that a host drains and its SIGTERM: callers learn first.
-        report_wait: How long a drain waits for its report to arrive.
-    """
-
-    check_every: float = 1.0
-    drain_notice: float = 0.5
-    report_wait: float = 1.0
-
-
 class Supervisor:
     """Keeps the hosts that are wanted.
 
@@ -93,7 +45,7 @@ class Supervisor:
         artifacts: Brings files here.
         probes: Checks hosts.
         reports: Where the hosts are told.
-        alive: The file that tells hosts that their supervisor lives.
+        alive_file: The file that tells hosts that their supervisor lives.
         logs: The folder of the hosts' logs.
         policy: How many hosts, and how patient.
         retries: When a failed one starts again.
@@ -109,7 +61,7 @@ class Supervisor:
         artifacts: Artifacts,
         probes: Probes,
         reports: Reports,
-        alive: Path,
+        alive_file: Path,
         logs: Path,
         policy: Policy,
         retries: Retries,
@@ -121,7 +73,7 @@ class Supervisor:
         self._artifacts = artifacts
         self._probes = probes
         self._reports = reports
-        self._alive = alive
+        self._alive = alive_file
         self._logs = logs
         self._policy = policy
         self._retries = retries
@@ -154,9 +106,9 @@ class Supervisor:
 
         A defect in any task ends all of them: the next supervisor adopts the hosts.
         """
-        self._touch()
+        alive.touch(self._alive)
         async with self._tasks:
-            self._tasks.create_task(self._keep_alive())
+            self._tasks.create_task(alive.keep(self._alive))
             await asyncio.gather(*(self._adopt(process) for process in self._launcher.find()))
             self._tasks.create_task(self._reconcile_forever())
             self._tasks.create_task(self._check_forever())
@@ -176,27 +128,7 @@ class Supervisor:
             process.close()
 
     async def _adopt(self, process: HostProcess) -> None:
-        record = process.record
-        now = time.monotonic()
-        host = Host(
-            id=record.id,
-            version=record.version,
-            digest=record.digest,
-            phase=Phase.LOADING,
-            since=now,
-            pid=record.pid,
-            restarts=record.restarts,
-        )
-        said = {stage["stage"]: stage for stage in read_stages(record.stages) if "stage" in stage}
-        if record.unwanted or "draining" in said:
-            host = lifecycle.draining(host, "no longer wanted", now)
-            if "draining" not in said:
-                process.terminate()  # A second signal would cut its calls short.
-        elif "serving" in said:
-            host = lifecycle.serving(host, said["serving"].get("address", ""), now)
-            if not await self._probes.serves(host.address, host.version):
-                host = lifecycle.stopping(host, "adopted, and did not answer", now)
-                process.kill()
+        host = await recognise(process, self._probes, time.monotonic())
         _log.info("host adopted", host=host.id, version=str(host.version), phase=host.phase.value)
         self._hosts[host.id] = host
         self._processes[host.id] = process
@@ -371,12 +303,3 @@ class Supervisor:
                         self.wake()
             await self._probes.forget({host.address for host in self.hosts if host.address})
             await asyncio.to_thread(logfiles.trim, self._logs)
-
-    async def _keep_alive(self) -> None:
-        while True:
-            self._touch()
-            await asyncio.sleep(1.0)
-
-    def _touch(self) -> None:
-        self._alive.touch()
-        os.utime(self._alive)

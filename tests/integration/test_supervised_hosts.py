@@ -15,10 +15,11 @@ from modelyard.channels import open_channel
 from modelyard.names import VersionName
 from services.inference.artifacts import Artifact, ArtifactCache
 from services.inference.lifecycle import Phase, Retries
+from services.inference.ports import Timing
 from services.inference.probes import Prober
 from services.inference.processes import Launcher
 from services.inference.reconcile import Policy
-from services.inference.supervisor import Supervisor, Timing
+from services.inference.supervisor import Supervisor
 from tests.kit import graphs
 from tests.kit.supervisor import is_alive, run_folder
 
@@ -75,7 +76,7 @@ class World:
             artifacts=ArtifactCache(str(self.folder / "store"), self.folder / "cache"),
             probes=prober,
             reports=self.told,
-            alive=alive,
+            alive_file=alive,
             logs=self.folder / "logs",
             policy=Policy(**policy),
             retries=Retries(first=0.1),
