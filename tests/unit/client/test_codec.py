@@ -76,10 +76,11 @@ def test_bytes_go_and_come_back(elements: list[bytes]) -> None:
     [
         np.array([["ä", "b"]]),
         np.array([["ä", "b"]], dtype=object),
-        np.array([["ä", "b"]], dtype=np.dtypes.StringDType()),
         np.array([["ä".encode(), b"b"]]),
+        # numpy 2 brings a string type of its own; the floor is before it.
+        *([np.array([["ä", "b"]], dtype="T")] if hasattr(np.dtypes, "StringDType") else []),
     ],
-    ids=["U", "O", "T", "S"],
+    ids=lambda array: array.dtype.kind,
 )
 def test_strings_are_bytes(array: np.ndarray) -> None:
     assert datatype_of(array) == "BYTES"
