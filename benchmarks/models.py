@@ -1,4 +1,4 @@
-"""The models that are measured: a small MLP, where the RPC is the cost, and an identity of any size."""
+"""The models that are measured: a small MLP, an identity of any size, and a slow one."""
 
 from pathlib import Path
 

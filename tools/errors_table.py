@@ -10,10 +10,10 @@ HEAD = """# Errors
 
 Every error that Modelyard raises on purpose, as `modelyard/errors.py` defines it. On the wire an
 error is a status code and one `google.rpc.ErrorInfo` with the domain `modelyard`, the reason below,
-and metadata that names what was wrong; `google.rpc.RetryInfo` stands beside it where it is known when a
-new call may succeed. The SDK raises the class of the reason. Programs match on the reason, never on
-the text. An exception that nobody foresaw is INTERNAL, with a fixed text and an id that the server's
-log repeats.
+and metadata that names what was wrong; `google.rpc.RetryInfo` stands beside it where it is known
+when a new call may succeed. The SDK raises the class of the reason. Programs match on the reason,
+never on the text. An exception that nobody foresaw is INTERNAL, with a fixed text and an id that
+the server's log repeats.
 
 The race: `surface` gives the error to the caller at once; `retry` tries another replica of the same
 version first; `fall back` goes on to the next version of the route.
