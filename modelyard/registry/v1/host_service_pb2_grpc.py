@@ -71,7 +71,7 @@ class HostServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchHosts(self, request, context):
-        """Streams the hosts: all of them now, and all of them again at each change.
+        """Streams the hosts: all of them now, all of them again at each change, and every two seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

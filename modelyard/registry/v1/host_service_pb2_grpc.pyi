@@ -115,7 +115,7 @@ class HostServiceStub(typing.Generic[_HostServiceReportHostsType, _HostServiceLi
     """Lists the hosts whose lease holds."""
 
     WatchHosts: _HostServiceWatchHostsType
-    """Streams the hosts: all of them now, and all of them again at each change."""
+    """Streams the hosts: all of them now, all of them again at each change, and every two seconds."""
 
 HostServiceAsyncStub: typing_extensions.TypeAlias = HostServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -157,6 +157,6 @@ class HostServiceServicer(metaclass=abc.ABCMeta):
         request: modelyard.registry.v1.host_service_pb2.WatchHostsRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[modelyard.registry.v1.host_service_pb2.WatchHostsResponse], collections.abc.AsyncIterator[modelyard.registry.v1.host_service_pb2.WatchHostsResponse]]:
-        """Streams the hosts: all of them now, and all of them again at each change."""
+        """Streams the hosts: all of them now, all of them again at each change, and every two seconds."""
 
 def add_HostServiceServicer_to_server(servicer: HostServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -29,10 +29,13 @@ class Model(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     NEWEST_VERSION_FIELD_NUMBER: builtins.int
+    LAST_NUMBER_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`models/{model}`."""
     newest_version: builtins.int
     """The newest version's number; 0 when every version was deleted."""
+    last_number: builtins.int
+    """The highest number ever given to a version; deleted ones are never given again."""
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the first version was registered."""
@@ -48,9 +51,10 @@ class Model(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         labels: collections.abc.Iterable[Global___Label] | None = ...,
         newest_version: builtins.int = ...,
+        last_number: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "labels", b"labels", "name", b"name", "newest_version", b"newest_version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "labels", b"labels", "last_number", b"last_number", "name", b"name", "newest_version", b"newest_version"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
 

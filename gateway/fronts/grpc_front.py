@@ -1,0 +1,112 @@
+"""The grpc.aio front: carries inference calls in as bytes, and their answers out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TypeAlias
+
+import grpc
+
+from gateway import envelope
+from gateway.call import Call, Metadata
+from gateway.fronts.metadata import REQUEST_ID, forwarded, provenance
+from gateway.stack import Service
+from modelyard.errors import InvalidArgument, ModelyardError
+
+_SERVICE = "/inference.GRPCInferenceService/"
+# Requests of one stream that are computed at a time; the next waits in the transport.
+STREAM_WINDOW = 32
+# A client that sends this header wants a failed request to end the stream with its status.
+_TRITON_ERRORS = "triton_grpc_error"
+
+Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class InferenceFront(grpc.GenericRpcHandler):
+    """Handles `ModelInfer` and `ModelStreamInfer`; every other method is not found here.
+
+    Args:
+        service: The stack.
+        clock: Seconds, monotonic; the clock of every deadline.
+    """
+
+    def __init__(self, service: Service, clock: Callable[[], float]) -> None:
+        self._service = service
+        self._clock = clock
+        self._handlers = {
+            _SERVICE + "ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer),
+            _SERVICE + "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream),
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """The handler of a method."""
+        return self._handlers.get(details.method)
+
+    async def _infer(self, payload: bytes, context: Context) -> bytes:
+        metadata, request_id = forwarded(context.invocation_metadata() or ())
+        try:
+            call = self._call(payload, context.time_remaining(), metadata, request_id)
+            answer = await self._service(call)
+        except ModelyardError:
+            context.set_trailing_metadata(((REQUEST_ID, request_id),))
+            raise
+        context.set_trailing_metadata(provenance(answer, request_id))
+        return answer.payload
+
+    def _call(
+        self, payload: bytes, remaining: float | None, metadata: Metadata, request_id: str
+    ) -> Call:
+        head = envelope.read(payload)
+        if not head.model:
+            raise InvalidArgument("model_name is empty", field="model_name")
+        if head.parameters:
+            limit = head.parameters.get("timeout")
+            if isinstance(limit, int) and limit > 0:
+                seconds = limit / 1e6  # The protocol's unit is the microsecond.
+                remaining = seconds if remaining is None else min(remaining, seconds)
+        deadline = None if remaining is None else self._clock() + remaining
+        return Call(head.model, head.version, payload, deadline, request_id, metadata)
+
+    async def _stream(
+        self, requests: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        """Computes the requests of a stream side by side and answers in their order."""
+        received = tuple(context.invocation_metadata() or ())
+        ends_on_error = (_TRITON_ERRORS, "true") in received
+        window: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_WINDOW)
+
+        async def answer(payload: bytes) -> bytes:
+            metadata, request_id = forwarded(received)
+            try:
+                call = self._call(payload, context.time_remaining(), metadata, request_id)
+                return envelope.stream_answer((await self._service(call)).payload)
+            except ModelyardError as error:
+                if ends_on_error:
+                    raise
+                return envelope.stream_error(error.message, _id_of(payload))
+
+        async def read() -> None:
+            async for payload in requests:
+                await window.put(asyncio.create_task(answer(payload)))
+            await window.put(None)
+
+        reader = asyncio.create_task(read())
+        under_way: asyncio.Task[bytes] | None = None
+        try:
+            while (under_way := await window.get()) is not None:
+                yield await under_way
+        finally:
+            reader.cancel()
+            if under_way is not None:
+                under_way.cancel()
+            while not window.empty():
+                left = window.get_nowait()
+                if left is not None:
+                    left.cancel()
+
+
+def _id_of(payload: bytes) -> str:
+    """The id of a request that may be malformed."""
+    try:
+        return envelope.read(payload).id
+    except ModelyardError:
+        return ""

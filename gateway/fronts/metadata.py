@@ -1,0 +1,47 @@
+"""What of a caller's metadata goes on to hosts, and what an answer says of itself."""
+
+import itertools
+import os
+from collections.abc import Iterable
+
+from gateway.call import Answer, Metadata
+
+SERVED_BY = "modelyard-served-by"
+ATTEMPT = "modelyard-attempt"
+REQUEST_ID = "modelyard-request-id"
+
+# Belongs to one hop, or is ours to say.
+_OURS = frozenset(
+    {"user-agent", "content-type", "te", REQUEST_ID, "modelyard-target", SERVED_BY, ATTEMPT}
+)
+
+_prefix = os.urandom(6).hex()
+_count = itertools.count(1)
+
+
+def make_request_id() -> str:
+    """An identifier that no other call has: the process's random prefix and a count."""
+    return f"{_prefix}-{next(_count):x}"
+
+
+def forwarded(received: Iterable[tuple[str, str | bytes]]) -> tuple[Metadata, str]:
+    """Splits a caller's metadata into what hosts should see, and the request's id."""
+    request_id = ""
+    passed: list[tuple[str, str | bytes]] = []
+    for key, value in received:
+        if key == REQUEST_ID:
+            request_id = value if isinstance(value, str) else ""
+        elif key not in _OURS and not key.startswith("grpc-"):
+            passed.append((key, value))
+    request_id = request_id or make_request_id()
+    passed.append((REQUEST_ID, request_id))
+    return tuple(passed), request_id
+
+
+def provenance(answer: Answer, request_id: str) -> Metadata:
+    """What an answer says of itself."""
+    return (
+        (SERVED_BY, str(answer.served_by)),
+        (ATTEMPT, answer.attempt),
+        (REQUEST_ID, request_id),
+    )

@@ -1,0 +1,45 @@
+"""The plain lane: unary gRPC to a host on any machine, bytes through."""
+
+from collections.abc import Callable
+
+import grpc
+from modelyard.calls import answer
+from modelyard.channels import open_channel
+from modelyard.status import from_rpc_error
+
+from gateway.call import INFER, Metadata
+
+_SERVICE = "/inference.GRPCInferenceService/"
+
+
+class GrpcEndpoint:
+    """An endpoint over one gRPC channel. Implements `gateway.call.Endpoint`."""
+
+    def __init__(self, address: str, max_message_bytes: int) -> None:
+        self._channel = open_channel(address, max_message_bytes=max_message_bytes)
+        self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+        self._infer = self._method(INFER)
+
+    async def call(self, method: str, payload: bytes, metadata: Metadata, timeout: float) -> bytes:
+        """Sends one request; see `Endpoint.call`."""
+        send = self._infer if method == INFER else self._method(method)
+        try:
+            return await answer(send(payload, timeout=timeout, metadata=metadata))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
+    async def close(self) -> None:
+        """Closes the channel; see `Endpoint.close`."""
+        await self._channel.close()
+
+    def _method(self, method: str) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
+        known = self._methods.get(method)
+        if known is None:
+            known = self._channel.unary_unary(_SERVICE + method, None, None)
+            self._methods[method] = known
+        return known
+
+
+def connector(max_message_bytes: int) -> Callable[[str], GrpcEndpoint]:
+    """Opens endpoints over this lane."""
+    return lambda address: GrpcEndpoint(address, max_message_bytes)

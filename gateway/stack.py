@@ -1,0 +1,65 @@
+"""What happens to a call, and why in that order. Read from top to bottom.
+
+Each line wraps those below it. None of them knows grpc or HTTP: a `Call` comes in from a
+front, an `Answer` goes out, and attempts leave over an `Endpoint`.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from gateway.call import Answer, Call
+from gateway.meter import Meter
+from gateway.plan import Plan
+from gateway.race import Racer
+from gateway.router import Router
+from modelyard.errors import DeadlineExceeded
+
+Service: TypeAlias = Callable[[Call], Awaitable[Answer]]
+Clock: TypeAlias = Callable[[], float]
+
+
+def stack(router: Router, racer: Racer, meter: Meter, clock: Clock) -> Service:
+    """Builds the one path that every inference call takes."""
+    # The race comes last: it needs a plan, and a moment by which it must be over.
+    service: Service = _race(racer, router)
+    # The deadline stands over everything that may wait. A call without one gets its route's:
+    # "no deadline" is never passed on as infinity.
+    service = _deadline(service, router, clock)
+    # Outermost, so that it counts every call, whatever became of it below.
+    return _count(service, meter, clock)
+
+
+def _count(inner: Service, meter: Meter, clock: Clock) -> Service:
+    async def count(call: Call) -> Answer:
+        began = clock()
+        try:
+            answer = await inner(call)
+        except BaseException:  # Cancelled calls did not succeed either.
+            meter.failed((call.model, call.target.number if call.target else 0))
+            raise
+        served_by = answer.served_by
+        meter.answered((served_by.model, served_by.number), clock() - began)
+        return answer
+
+    return count
+
+
+def _deadline(inner: Service, router: Router, clock: Clock) -> Service:
+    async def deadline(call: Call) -> Answer:
+        now = clock()
+        if call.deadline is None:
+            call.deadline = now + router.default_deadline(call.model)
+        elif call.deadline <= now:
+            raise DeadlineExceeded("the deadline had passed when the call arrived")
+        return await inner(call)
+
+    return deadline
+
+
+def _race(racer: Racer, router: Router) -> Service:
+    async def race(call: Call) -> Answer:
+        # One look at the catalogue a call: a route that changes now is for the next call.
+        plan: Plan = router.plan(call)
+        return await racer.run(call, plan)
+
+    return race
