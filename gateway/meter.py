@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from modelyard.names import VersionName
+
 BUCKETS_A_DOUBLING: Final = 8
 # The first bucket ends at 1 us; the last begins at about 19 minutes.
 _LAST = 30 * BUCKETS_A_DOUBLING
@@ -95,6 +97,10 @@ class Meter:
     def failed(self, key: Key) -> None:
         """Counts a call that failed."""
         self.of(key).failed += 1
+
+    def retried(self, version: VersionName) -> None:
+        """Counts an attempt that was a retry."""
+        self.of((version.model, version.number)).retries += 1
 
     def copy(self) -> dict[Key, Tally]:
         """All tallies as they are now."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.call import INFER, Answer, Call
-from gateway.plan import Plan
+from gateway.plan import Kind, Plan
 from gateway.referee import Accept, Fail, Phase, Race, Start, Wait, next_action
 from gateway.replicas import Replica, Replicas
 from modelyard.errors import HostGone, Internal, ModelyardError, VersionNotServing
@@ -24,18 +24,18 @@ class Racer:
     Args:
         replicas: Where attempts go.
         clock: Seconds, monotonic; the clock of every deadline.
-        on_attempt: Told of each attempt beyond the first.
+        on_retry: Told of each retry.
     """
 
     def __init__(
         self,
         replicas: Replicas,
         clock: Callable[[], float],
-        on_attempt: Callable[[Call, Plan, int], None] = lambda call, plan, index: None,
+        on_retry: Callable[[VersionName], None] = lambda version: None,
     ) -> None:
         self._replicas = replicas
         self._clock = clock
-        self._on_attempt = on_attempt
+        self._on_retry = on_retry
 
     async def run(self, call: Call, plan: Plan) -> Answer:
         """Runs one race; `call.deadline` is set.
@@ -54,8 +54,8 @@ class Racer:
             while True:
                 match next_action(race, now):
                     case Start(index):
-                        if index:
-                            self._on_attempt(call, plan, index)
+                        if plan.attempts[index].kind is Kind.RETRY:
+                            self._on_retry(plan.attempts[index].target)
                         race.phases[index] = Phase.PENDING
                         attempt = self._attempt(call, plan, index, tried)
                         if pending or not _alone(next_action(race, now), race):

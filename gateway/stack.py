@@ -13,20 +13,41 @@ from gateway.plan import Plan
 from gateway.race import Racer
 from gateway.router import Router
 from modelyard.errors import DeadlineExceeded
+from modelyard.telemetry import Tracing
+from opentelemetry.trace import SpanKind
+
+INFER_SPAN = "inference.GRPCInferenceService/ModelInfer"
 
 Service: TypeAlias = Callable[[Call], Awaitable[Answer]]
 Clock: TypeAlias = Callable[[], float]
 
 
-def stack(router: Router, racer: Racer, meter: Meter, clock: Clock) -> Service:
+def stack(
+    router: Router, racer: Racer, meter: Meter, clock: Clock, tracing: Tracing | None = None
+) -> Service:
     """Builds the one path that every inference call takes."""
     # The race comes last: it needs a plan, and a moment by which it must be over.
     service: Service = _race(racer, router)
     # The deadline stands over everything that may wait. A call without one gets its route's:
     # "no deadline" is never passed on as infinity.
     service = _deadline(service, router, clock)
-    # Outermost, so that it counts every call, whatever became of it below.
-    return _count(service, meter, clock)
+    # Counts every call, whatever became of it below.
+    service = _count(service, meter, clock)
+    # Outermost, so that the span covers all; left out, not idle, where nobody collects spans.
+    return service if tracing is None else _trace(service, tracing)
+
+
+def _trace(inner: Service, tracing: Tracing) -> Service:
+    async def trace(call: Call) -> Answer:
+        asked = {"modelyard.model": call.model, "modelyard.request_id": call.request_id}
+        with tracing.span(INFER_SPAN, call.metadata, SpanKind.SERVER, asked) as (span, metadata):
+            call.metadata = metadata
+            answer = await inner(call)
+            span.set_attribute("modelyard.served_by", str(answer.served_by))
+            span.set_attribute("modelyard.attempt", str(answer.attempt))
+            return answer
+
+    return trace
 
 
 def _count(inner: Service, meter: Meter, clock: Clock) -> Service:

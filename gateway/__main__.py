@@ -1,0 +1,122 @@
+"""Composition root: `python -m gateway`.
+
+Serves on the last view of the registry whatever becomes of it. SIGTERM and SIGINT drain; exit
+code 2 for a wrong setting or an address that is taken.
+"""
+
+import asyncio
+import random
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import structlog
+
+from gateway.catalogue import Catalogue
+from gateway.control import FILES, ControlPlane
+from gateway.fronts.grpc_front import InferenceFront
+from gateway.lanes.grpc_lane import connector
+from gateway.meter import Meter
+from gateway.metrics import TrafficCollector
+from gateway.race import Racer
+from gateway.replicas import Replicas
+from gateway.router import Router
+from gateway.servicer import GatewayServicer
+from gateway.settings import GatewaySettings
+from gateway.stack import stack
+from modelyard import logs
+from modelyard.catalog.follow import CatalogFollower, HostsFollower
+from modelyard.channels import open_channel
+from modelyard.errors import FailedPrecondition
+from modelyard.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc
+from modelyard.inference.v2 import open_inference_pb2, open_inference_pb2_grpc
+from modelyard.server import Server, signals
+from modelyard.settings import load
+from modelyard.telemetry import Metrics, Tracing
+
+_log = structlog.get_logger(__name__)
+
+SERVICES = tuple(
+    service.full_name
+    for file in (open_inference_pb2.DESCRIPTOR, gateway_service_pb2.DESCRIPTOR, *FILES)
+    for service in file.services_by_name.values()
+)
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """Serves until told to end.
+
+    Raises:
+        FailedPrecondition: An address is taken.
+    """
+    clock = asyncio.get_running_loop().time
+    async with AsyncExitStack() as ends, signals() as ending:
+        # Uploads and watches share the channel with nothing that a caller waits for.
+        following = open_channel(settings.registry)
+        control = open_channel(
+            settings.registry, pool_index=1, max_message_bytes=settings.max_message_bytes
+        )
+        ends.push_async_callback(following.close)
+        ends.push_async_callback(control.close)
+        catalog, hosts = CatalogFollower(following), HostsFollower(following)
+        meter = Meter()
+        replicas = Replicas(connector(settings.max_message_bytes), clock, random.Random())
+        ends.push_async_callback(replicas.close)
+        router = Router(lambda: catalog.catalog, settings.default_deadline, settings.max_attempts)
+        tracing = None
+        if settings.otlp_endpoint:
+            tracing = Tracing("gateway", settings.otlp_endpoint)
+            ends.callback(tracing.close)
+        service = stack(router, Racer(replicas, clock, meter.retried), meter, clock, tracing)
+
+        server = Server(settings, SERVICES)
+        server.grpc.add_generic_rpc_handlers(
+            (InferenceFront(service, clock), ControlPlane(control, catalog.wait_for))
+        )
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            Catalogue(
+                lambda: catalog.catalog,
+                lambda: hosts.hosts,
+                lambda: catalog.heard_at is not None,
+                replicas,
+                control,
+            ),
+            server.grpc,
+        )
+        gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(
+            GatewayServicer(
+                meter, replicas, lambda: catalog.revision, lambda: catalog.heard_at, clock
+            ),
+            server.grpc,
+        )
+        if settings.metrics_listen:
+            metrics = Metrics(settings.metrics_listen, [TrafficCollector(meter, replicas)])
+            ends.callback(metrics.close)
+        address = await server.start()
+        hosts.on_change(replicas.update)
+        catalog.start()
+        ends.push_async_callback(catalog.stop)
+        hosts.start()
+        ends.push_async_callback(hosts.stop)
+        heard = await catalog.wait_heard(settings.first_view)
+        await server.serving()
+        _log.info("serving", address=address, revision=catalog.revision, registry_heard=heard)
+        await ending.wait()
+        _log.info("draining")
+        await server.drain()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the gateway; gives its exit code."""
+    settings = load(GatewaySettings, argv)
+    logs.configure("gateway", level=settings.log_level)
+    try:
+        asyncio.run(serve(settings))
+    except FailedPrecondition as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,152 @@
+"""The server that every room runs: one way to listen, to be looked into, and to end.
+
+Health, reflection and channelz at each; errors become statuses at one place; message limits
+are set on purpose. On SIGTERM or SIGINT it drains: health turns NOT_SERVING, clients have a
+moment to see it, calls under way end within the grace, and only then the process ends. A
+second signal ends it at once.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pool
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from modelyard.errors import FailedPrecondition
+from modelyard.inference.v2 import open_inference_pb2
+from modelyard.interceptors import ErrorInterceptor
+from modelyard.settings import ServerSettings
+
+_log = logging.getLogger(__name__)
+
+CHANNELZ = "grpc.channelz.v1.Channelz"
+
+
+class _Pools:
+    """Several descriptor pools, searched as one.
+
+    The public protocol lives in a pool of its own, so that other packages may register the
+    same names in the default one.
+    """
+
+    def __init__(self, pools: Iterable[Any]) -> None:
+        self._pools = tuple(pools)
+
+    def __getattr__(self, name: str) -> Any:
+        """A method of a pool that finds something by asking each pool in turn."""
+
+        def find(*arguments: Any) -> Any:
+            for pool in self._pools:
+                try:
+                    return getattr(pool, name)(*arguments)
+                except KeyError:
+                    continue
+            raise KeyError(arguments)
+
+        return find
+
+
+class Server:
+    """A grpc.aio server with what every room needs.
+
+    Args:
+        settings: Where and how it listens.
+        services: The full names of the services that callers add, for health and reflection.
+    """
+
+    def __init__(self, settings: ServerSettings, services: Sequence[str]) -> None:
+        self._settings = settings
+        self._services = tuple(services)
+        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_options(settings))
+        self.health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
+        channelz.add_channelz_servicer(self.grpc)
+        pools = (open_inference_pb2.DESCRIPTOR.pool, descriptor_pool.Default())
+        reflection.enable_server_reflection(
+            (*services, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME),
+            self.grpc,
+            pool=_Pools(pools),
+        )
+
+    async def start(self) -> str:
+        """Listens; gives the address with the port that was bound.
+
+        Raises:
+            FailedPrecondition: The address is taken, or may not be listened on.
+        """
+        listen = self._settings.listen
+        credentials = self._settings.credentials()
+        try:
+            if credentials is None:
+                port = self.grpc.add_insecure_port(listen)
+            else:
+                port = self.grpc.add_secure_port(listen, credentials)
+        except RuntimeError as error:
+            raise FailedPrecondition(
+                f"listen {listen!r}: cannot be bound; is it taken?", field="listen"
+            ) from error
+        await self.grpc.start()
+        return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+
+    async def serving(self, ready: bool = True) -> None:
+        """Says by health whether calls are welcome."""
+        status = health_pb2.HealthCheckResponse
+        state = status.SERVING if ready else status.NOT_SERVING
+        for name in (health.OVERALL_HEALTH, *self._services):
+            await self.health.set(name, state)
+
+    async def drain(self) -> None:
+        """Ends: tells, waits until it is heard, lets calls end, closes."""
+        await self.health.enter_graceful_shutdown()
+        await asyncio.sleep(self._settings.drain_propagation)
+        await self.grpc.stop(self._settings.drain_grace)
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    options = [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        # Two processes on one port would share its calls in silence.
+        ("grpc.so_reuseport", 0),
+        # Clients may ask idle connections whether they live, every 10 s; 5 minutes by default.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+    if settings.max_connection_age:
+        # Lets clients balance anew over servers that came later.
+        options += [
+            ("grpc.max_connection_age_ms", int(settings.max_connection_age * 1000)),
+            ("grpc.max_connection_age_grace_ms", int(settings.drain_grace * 1000)),
+        ]
+    return options
+
+
+@asynccontextmanager
+async def signals() -> AsyncIterator[asyncio.Event]:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def told(number: signal.Signals) -> None:
+        if ending.is_set():
+            _log.warning("told twice: ending at once")
+            loop.remove_signal_handler(number)
+            signal.raise_signal(number)
+        ending.set()
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, told, number)
+    try:
+        yield ending
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
