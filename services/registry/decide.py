@@ -1,0 +1,172 @@
+"""Decides every change: from the catalogue and a wish to an event, or to an error. Pure.
+
+None means that what is wished for is so already.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from modelyard.catalog import (
+    Catalog,
+    Event,
+    Host,
+    HostState,
+    LabelMoved,
+    LabelRemoved,
+    LabelRolledBack,
+    Route,
+    RouteRemoved,
+    RouteReplaced,
+    Version,
+    VersionDeleted,
+    VersionLoaded,
+    VersionRegistered,
+    VersionUnloaded,
+)
+from modelyard.errors import (
+    InvalidName,
+    InvalidRoute,
+    NoHistory,
+    NotFound,
+    StaleEtag,
+    VersionInUse,
+)
+from modelyard.names import LIVE, PREVIOUS, LabelName, VersionName
+
+LONGEST_DEADLINE = timedelta(hours=1)
+MOST_ATTEMPTS = 5
+# The etag of what is not there yet.
+ABSENT = "0"
+
+_HOLDING = (HostState.LOADING, HostState.SERVING, HostState.DRAINING)
+
+
+def existing(catalog: Catalog, model: str, digest: str, golden: str) -> Version | None:
+    """The newest version of a model with the same files and the same golden samples."""
+    held = catalog.models.get(model)
+    for number in sorted(held.versions, reverse=True) if held else ():
+        version = held.versions[number] if held else None
+        if version is not None and version.digest == digest:
+            if (version.golden.digest if version.golden else "") == golden:
+                return version
+    return None
+
+
+def register(catalog: Catalog, version: Version, allow_duplicate: bool) -> Event | None:
+    """Makes a version the next one of its model; `version.name.number` is not looked at."""
+    model = version.name.model
+    golden = version.golden.digest if version.golden else ""
+    if not allow_duplicate and existing(catalog, model, version.digest, golden):
+        return None
+    held = catalog.models.get(model)
+    number = held.last_number + 1 if held else 1
+    return VersionRegistered(replace(version, name=VersionName(model, number)))
+
+
+def delete(catalog: Catalog, name: VersionName, hosts: tuple[Host, ...]) -> Event:
+    """Deletes a version that nothing holds; raises VersionInUse or NotFound."""
+    catalog.version(name)
+    model = catalog.model(name.model)
+    labels = sorted(la.name for la in model.labels.values() if la.version == name.number)
+    route = catalog.routes.get(name.model)
+    holders = [f"label {label}" for label in labels]
+    if route and any(target.version == name.number for target in route.targets()):
+        holders.append("the route")
+    holders += [f"host {h.id}" for h in hosts if h.version == name and h.state in _HOLDING]
+    if holders:
+        raise VersionInUse(
+            f"{name} is held by {', '.join(holders)}", version=str(name), held_by=holders[0]
+        )
+    return VersionDeleted(name)
+
+
+def load(catalog: Catalog, name: VersionName) -> Event | None:
+    """Asks for hosts of a version; raises NotFound."""
+    return None if catalog.version(name).loaded else VersionLoaded(name)
+
+
+def unload(catalog: Catalog, name: VersionName) -> Event | None:
+    """Takes `load` back; raises NotFound."""
+    return VersionUnloaded(name) if catalog.version(name).loaded else None
+
+
+def move(catalog: Catalog, name: LabelName, number: int, etag: str) -> Event | None:
+    """Points a label at a version; raises NotFound, StaleEtag, or InvalidName for `previous`."""
+    _not_reserved(name)
+    catalog.version(VersionName(name.model, number))
+    label = catalog.model(name.model).labels.get(name.label)
+    _check_etag(str(name), etag, label.etag if label else ABSENT)
+    if label is not None and label.version == number:
+        return None
+    return LabelMoved(name.model, name.label, number)
+
+
+def back(catalog: Catalog, name: LabelName) -> int:
+    """The number that a label would go back to; raises NotFound or NoHistory."""
+    earlier = catalog.label(name.model, name.label).earlier
+    if not earlier:
+        raise NoHistory(f"{name} points at no earlier version", label=name.label)
+    return earlier[0]
+
+
+def roll_back(catalog: Catalog, name: LabelName, etag: str) -> Event:
+    """Points a label back; raises NotFound, NoHistory, StaleEtag."""
+    _not_reserved(name)
+    _check_etag(str(name), etag, catalog.label(name.model, name.label).etag)
+    return LabelRolledBack(name.model, name.label, back(catalog, name))
+
+
+def remove(catalog: Catalog, name: LabelName, etag: str) -> Event:
+    """Removes a label; raises NotFound, StaleEtag, VersionInUse where a route names it."""
+    _not_reserved(name)
+    _check_etag(str(name), etag, catalog.label(name.model, name.label).etag)
+    route = catalog.routes.get(name.model)
+    if route and name.label != LIVE and any(t.label == name.label for t in route.targets()):
+        raise VersionInUse(f"the route of {name.model} names {name}", held_by="the route")
+    return LabelRemoved(name.model, name.label)
+
+
+def replace_route(catalog: Catalog, route: Route, etag: str) -> Event:
+    """Sets a route; raises InvalidRoute naming the field, NotFound, StaleEtag."""
+    catalog.model(route.model)
+    current = catalog.routes.get(route.model)
+    if etag:
+        _check_etag(f"models/{route.model}/route", etag, current.etag if current else ABSENT)
+    if route.deadline is not None and not timedelta() < route.deadline <= LONGEST_DEADLINE:
+        raise InvalidRoute(
+            f"deadline {route.deadline.total_seconds():g}s: above 0 and at most 1 h",
+            field="deadline",
+        )
+    if route.max_attempts is not None and not 1 <= route.max_attempts <= MOST_ATTEMPTS:
+        raise InvalidRoute(
+            f"retry.max_attempts {route.max_attempts}: from 1 to {MOST_ATTEMPTS}",
+            field="retry.max_attempts",
+        )
+    if route.default.version or route.default.label != LIVE:
+        try:
+            catalog.pointed_at(route.model, route.default)
+        except NotFound as error:
+            raise InvalidRoute(f"default: {error.message}", field="default") from None
+    return RouteReplaced(route)
+
+
+def remove_route(catalog: Catalog, model: str, etag: str) -> Event | None:
+    """Removes a route; raises ModelNotFound, StaleEtag."""
+    catalog.model(model)
+    current = catalog.routes.get(model)
+    if etag:
+        _check_etag(f"models/{model}/route", etag, current.etag if current else ABSENT)
+    return RouteRemoved(model) if current else None
+
+
+def _not_reserved(name: LabelName) -> None:
+    if name.label == PREVIOUS:
+        raise InvalidName(f"{name} follows {LIVE!r} by itself and is not moved", field="name")
+
+
+def _check_etag(name: str, given: str, current: str) -> None:
+    if given and given != current:
+        raise StaleEtag(
+            f"{name} has the etag {current!r} now, not {given!r}", etag=current, name=name
+        )
+
