@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -11,6 +11,7 @@ from gateway.call import Call, Metadata
 from gateway.fronts.metadata import REQUEST_ID, forwarded, provenance
 from gateway.stack import Service
 from modelyard.errors import InvalidArgument, ModelyardError
+from modelyard.inference.v2 import open_inference_pb2_grpc
 
 _SERVICE = "/inference.GRPCInferenceService/"
 # Requests of one stream that are computed at a time; the next waits in the transport.
@@ -22,17 +23,24 @@ Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class InferenceFront(grpc.GenericRpcHandler):
-    """Handles `ModelInfer` and `ModelStreamInfer`; every other method is not found here.
+    """Handles the public protocol: inference as bytes, the rest by a servicer.
 
     Args:
         service: The stack.
         clock: Seconds, monotonic; the clock of every deadline.
+        others: Answers what is not inference.
     """
 
-    def __init__(self, service: Service, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        clock: Callable[[], float],
+        others: open_inference_pb2_grpc.GRPCInferenceServiceServicer,
+    ) -> None:
         self._service = service
         self._clock = clock
         self._handlers = {
+            **_handlers_of(others),
             _SERVICE + "ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer),
             _SERVICE + "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream),
         }
@@ -102,6 +110,34 @@ class InferenceFront(grpc.GenericRpcHandler):
                 left = window.get_nowait()
                 if left is not None:
                     left.cancel()
+
+
+class _Collector:
+    """Stands where the generated code expects a server, and only notes the handlers.
+
+    A server would ask the generated handlers first, and they decode every message.
+    """
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, grpc.RpcMethodHandler] = {}
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same handlers, in another form."""
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: dict[str, grpc.RpcMethodHandler]
+    ) -> None:
+        """Notes the handlers by their paths."""
+        self.handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
+
+
+def _handlers_of(
+    servicer: open_inference_pb2_grpc.GRPCInferenceServiceServicer,
+) -> dict[str, grpc.RpcMethodHandler]:
+    collector: Any = _Collector()
+    open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, collector)
+    handlers: dict[str, grpc.RpcMethodHandler] = collector.handlers
+    return handlers
 
 
 def _id_of(payload: bytes) -> str:
