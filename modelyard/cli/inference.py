@@ -43,17 +43,16 @@ def infer(
     address: Address = None,
 ) -> None:
     """Call a model once; print its outputs and who served."""
-    texts = dict(_split(text) for text in inputs)
+    given = {key: _value(key, text) for key, text in map(_split, inputs)}
     with Client(address) as client:
-        inline = [key for key, text in texts.items() if _is_inline(text)]
         datatypes = {}
-        if inline:
+        if not all(isinstance(value, np.ndarray) for value in given.values()):
             # Only the model knows whether [1, 2] are floats.
             tensors = client.metadata(name, version).inputs
             datatypes = {tensor.name: tensor.datatype for tensor in tensors}
         answer = client.infer(
             name,
-            {key: _array(key, text, datatypes) for key, text in texts.items()},
+            {key: _array(value, datatypes.get(key)) for key, value in given.items()},
             version=version,
             outputs=output,
             deadline=deadline,
@@ -78,15 +77,21 @@ def _is_inline(text: str) -> bool:
     return text[0] in '[-0123456789"' or text in ("true", "false")
 
 
-def _array(key: str, text: str, datatypes: dict[str, str]) -> Array:
+def _value(key: str, text: str) -> Any:
+    """The array of a file, or what inline JSON says."""
     if not _is_inline(text):
         return _load(text)
     try:
-        values = json_text.loads(text)
+        return json_text.loads(text)
     except json_text.JSONDecodeError as error:
         raise typer.BadParameter(f"{key}: {error}", param_hint="--input") from None
-    # The yard says what is wrong with a name that the model does not have.
-    return cast(values, datatypes[key]) if key in datatypes else np.asarray(values)
+
+
+def _array(value: Any, datatype: str | None) -> Array:
+    # Of a name that the model does not have there is no datatype: the yard says what is wrong.
+    if isinstance(value, np.ndarray) or datatype is None:
+        return np.asarray(value)
+    return cast(value, datatype)
 
 
 def _load(path: str) -> Array:

@@ -49,9 +49,7 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
                     await lock.acquire()
                     before = await self._store.held(digest)
                     if before.complete:
-                        return pb.WriteBlobResponse(
-                            committed_bytes=before.committed, complete=True
-                        )
+                        return pb.WriteBlobResponse(committed_bytes=before.committed, complete=True)
                 if len(request.data) > LARGEST_PIECE:
                     raise InvalidArgument(
                         f"data of {len(request.data)} bytes: at most {LARGEST_PIECE}", field="data"

@@ -217,7 +217,10 @@ class ArtifactStore:
             await asyncio.to_thread(file.close)
 
     def lay_out(self, folder: Path, files: list[tuple[str, str]]) -> None:
-        """Puts files, as (path, digest), into a folder under their paths, by link where possible.
+        """Puts files, as (path, digest), into a folder under their paths.
+
+        A lone file is linked where possible. Of several each is copied: onnx.checker refuses
+        external data that has more than one hard link.
 
         Raises:
             InvalidArtifact: A path leads out of the folder, or comes twice.
@@ -233,8 +236,8 @@ class ArtifactStore:
                 if not self._fs.exists(blob):
                     raise BlobNotFound(f"no file {digest} was uploaded", digest=digest, path=path)
                 try:
-                    if not self._is_local:
-                        raise OSError(errno.EXDEV, "another file system")
+                    if not self._is_local or len(files) > 1:
+                        raise OSError(errno.EXDEV, "to be copied")
                     os.link(blob, target)
                 except OSError as error:
                     if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):

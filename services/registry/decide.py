@@ -169,4 +169,3 @@ def _check_etag(name: str, given: str, current: str) -> None:
         raise StaleEtag(
             f"{name} has the etag {current!r} now, not {given!r}", etag=current, name=name
         )
-

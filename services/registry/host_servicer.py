@@ -34,7 +34,9 @@ class HostServicer(host_service_pb2_grpc.HostServiceServicer):
             raise InvalidArgument("supervisor is empty", field="supervisor")
         ttl = request.ttl.ToTimedelta().total_seconds()
         if not 0 < ttl <= LONGEST_TTL:
-            raise InvalidArgument(f"ttl {ttl:g}s: above 0 and at most {LONGEST_TTL:g} s", field="ttl")
+            raise InvalidArgument(
+                f"ttl {ttl:g}s: above 0 and at most {LONGEST_TTL:g} s", field="ttl"
+            )
         await self._leases.report(request.supervisor, hosts_from(request.hosts), ttl)
         return pb.ReportHostsResponse()
 

@@ -77,8 +77,7 @@ def _tensor(role: str, argument: Any, optional: bool) -> dict[str, Any]:
     if not kind.startswith("tensor(") or datatype is None:
         hint = "; export with zipmap=False" if "map(" in kind else ""
         raise Refused(
-            f"{role} {argument.name!r} is of the type {kind}, which the protocol"
-            f" cannot carry{hint}"
+            f"{role} {argument.name!r} is of the type {kind}, which the protocol cannot carry{hint}"
         )
     shape = [
         size if isinstance(size, int) and size >= 0 else size if isinstance(size, str) else ""

@@ -70,9 +70,7 @@ class RedisLog:
         """See `ChangeLog.tail`."""
         while True:
             with translated():
-                found = await self._redis.xread(
-                    {_KEY: f"{after}-0"}, count=_BATCH, block=_BLOCK_MS
-                )
+                found = await self._redis.xread({_KEY: f"{after}-0"}, count=_BATCH, block=_BLOCK_MS)
             for _, entries in found or ():
                 for entry in entries:
                     change = _change(entry)

@@ -9,7 +9,12 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from modelyard.backoff import Backoff
 from modelyard.catalog import Catalog, Change, Event
@@ -108,9 +113,7 @@ class Registry:
                     return await self._try(decide, actor, note, request_id)
         raise AssertionError("the last attempt raises")
 
-    async def _try(
-        self, decide: Decision, actor: str, note: str, request_id: str
-    ) -> Change | None:
+    async def _try(self, decide: Decision, actor: str, note: str, request_id: str) -> Change | None:
         known = self._requests.get(request_id)
         if known is not None:
             return known

@@ -256,9 +256,7 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         if self._serving(target):
             return
         await self._registry.commit(
-            lambda catalog: None
-            if target in catalog.wanted()
-            else decide.load(catalog, target),
+            lambda catalog: None if target in catalog.wanted() else decide.load(catalog, target),
             actor=_actor(context),
             note=note or f"before it becomes {name.label}",
         )
@@ -334,7 +332,9 @@ def _check_metadata(metadata: Any) -> None:
         raise InvalidArgument(f"metadata: {len(metadata)} keys, at most {MOST_KEYS}")
     for key, value in metadata.items():
         if not _KEY.fullmatch(key):
-            raise InvalidArgument(f"metadata key {key!r}: letters, digits and ._/-", field="metadata")
+            raise InvalidArgument(
+                f"metadata key {key!r}: letters, digits and ._/-", field="metadata"
+            )
         if len(value.encode()) > LONGEST_VALUE:
             raise InvalidArgument(
                 f"metadata {key!r}: longer than {LONGEST_VALUE} bytes", field="metadata"

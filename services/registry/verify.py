@@ -97,7 +97,5 @@ def _described(found: dict[str, Any]) -> tuple[Signature, Provenance]:
             Tensor(t["name"], t["datatype"], tuple(t["shape"]), t["optional"]) for t in found[role]
         )
 
-    said = Provenance(
-        found["producer"], found["ir_version"], found["opsets"], found["tested_with"]
-    )
+    said = Provenance(found["producer"], found["ir_version"], found["opsets"], found["tested_with"])
     return Signature(tensors("inputs"), tensors("outputs")), said
