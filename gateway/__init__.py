@@ -1,0 +1,1 @@
+"""The gateway: routes each call, runs its race, says who served it."""

@@ -1,7 +1,7 @@
 """The public protocol's other methods: who is ready, what a model is, what was counted."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import TypeAlias, TypeVar
 
 import grpc
@@ -18,6 +18,7 @@ from modelyard.errors import (
     ModelyardError,
     NotFound,
     StoreUnavailable,
+    Unimplemented,
     VersionNotServing,
 )
 from modelyard.inference.v2 import open_inference_pb2 as oip
@@ -89,6 +90,19 @@ class Catalogue(oip_grpc.GRPCInferenceServiceServicer):
         return oip.ServerMetadataResponse(
             name="modelyard", version=modelyard.__version__, extensions=EXTENSIONS
         )
+
+    async def ModelInfer(
+        self, request: oip.ModelInferRequest, context: Context
+    ) -> oip.ModelInferResponse:
+        """Not here: the front takes inference as bytes."""
+        raise Unimplemented("inference is the front's")
+
+    async def ModelStreamInfer(
+        self, request: AsyncIterator[oip.ModelInferRequest], context: Context
+    ) -> AsyncIterator[oip.ModelStreamInferResponse]:
+        """Not here: the front takes inference as bytes."""
+        raise Unimplemented("inference is the front's")
+        yield oip.ModelStreamInferResponse()
 
     async def ModelReady(
         self, request: oip.ModelReadyRequest, context: Context
@@ -258,9 +272,7 @@ class Catalogue(oip_grpc.GRPCInferenceServiceServicer):
         return catalog.resolve(model, str(max(numbers, default=0)))
 
     @staticmethod
-    async def _tell(
-        method: Callable[..., grpc.aio.UnaryUnaryCall[Message, M]], request: Message
-    ) -> M:
+    async def _tell(method: Callable[..., Awaitable[M]], request: Message) -> M:
         try:
             return await method(request, timeout=QUESTION_TIMEOUT)
         except grpc.aio.AioRpcError as error:
@@ -298,5 +310,3 @@ def _sum_batches(total: oip.ModelStatistics, stats: oip.ModelStatistics) -> None
             duration, more = getattr(known, stage), getattr(batch, stage)
             duration.count += more.count
             duration.ns += more.ns
-
-

@@ -9,8 +9,8 @@ from typing import Protocol, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
-from modelyard.status import from_rpc_error
 
+from modelyard.calls import answer
 from modelyard.errors import Code, ModelyardError, PermissionDenied, StoreUnavailable
 from modelyard.registry.v1 import (
     artifact_service_pb2,
@@ -18,6 +18,7 @@ from modelyard.registry.v1 import (
     registry_service_pb2,
     route_service_pb2,
 )
+from modelyard.status import from_rpc_error
 
 REVISION = "modelyard-revision"
 # A gateway that is cut off from the registry's stream must not hold answers back for long.
@@ -35,6 +36,7 @@ FILES: tuple[FileDescriptor, ...] = (
 _INSIDE = frozenset({"/modelyard.registry.v1.HostService/ReportHosts"})
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+Handler: TypeAlias = grpc.RpcMethodHandler[bytes, bytes]
 Pairs: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 
@@ -62,11 +64,11 @@ class ControlPlane(grpc.GenericRpcHandler):
             for path, method in _methods()
         }
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
         """The handler of a method."""
         return self._handlers.get(details.method)
 
-    def _handler(self, path: str, method: MethodDescriptor) -> grpc.RpcMethodHandler:
+    def _handler(self, path: str, method: MethodDescriptor) -> Handler:
         match method.client_streaming, method.server_streaming:
             case False, False:
                 return grpc.unary_unary_rpc_method_handler(self._unary(path))
@@ -77,7 +79,9 @@ class ControlPlane(grpc.GenericRpcHandler):
         raise AssertionError(f"{path}: the registry has no method of both streams")
 
     def _unary(self, path: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        send = self._channel.unary_unary(path, None, None)
+        send: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
+            path, None, None
+        )
 
         async def forward(request: bytes, context: Context) -> bytes:
             call = send(request, timeout=_remaining(context), metadata=_passed(context))
@@ -86,7 +90,9 @@ class ControlPlane(grpc.GenericRpcHandler):
         return forward
 
     def _upload(self, path: str) -> Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]:
-        send = self._channel.stream_unary(path, None, None)
+        send: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = self._channel.stream_unary(
+            path, None, None
+        )
 
         async def forward(requests: AsyncIterator[bytes], context: Context) -> bytes:
             call = send(requests, timeout=_remaining(context), metadata=_passed(context))
@@ -95,7 +101,9 @@ class ControlPlane(grpc.GenericRpcHandler):
         return forward
 
     def _download(self, path: str) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
-        send = self._channel.unary_stream(path, None, None)
+        send: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(
+            path, None, None
+        )
 
         async def forward(request: bytes, context: Context) -> AsyncIterator[bytes]:
             # A watch lasts as long as its watcher.
@@ -116,12 +124,10 @@ class ControlPlane(grpc.GenericRpcHandler):
         context: Context,
     ) -> bytes:
         try:
-            response = await call
+            response = await answer(call)
             trailing: Pairs = tuple(await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from None
-        finally:
-            call.cancel()
         for key, value in trailing:
             if key == REVISION and isinstance(value, str) and value.isdigit():
                 await self._catch_up(int(value), CATCH_UP)
@@ -129,7 +135,7 @@ class ControlPlane(grpc.GenericRpcHandler):
         return response
 
     @staticmethod
-    def _refuse() -> grpc.RpcMethodHandler:
+    def _refuse() -> Handler:
         async def refuse(request: bytes, context: Context) -> bytes:
             raise PermissionDenied("hosts are reported to the registry itself")
 

@@ -15,8 +15,10 @@ from gateway.replicas import Replicas
 
 # Seconds; the meter's finer buckets are added up into these (OpenTelemetry's advice for RPC
 # durations, from a tenth of a millisecond on).
-_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25)
-_BOUNDS += (0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_BOUNDS: tuple[float, ...] = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25),
+    *(0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+)
 _LABELS = ["model", "version"]
 
 

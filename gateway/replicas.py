@@ -5,10 +5,9 @@ import logging
 import random
 from collections.abc import Callable, Collection, Iterable
 
-from modelyard.catalog import Host, HostState
-
 from gateway.balancer import Loaded, PeakEwma, pick
 from gateway.call import Endpoint
+from modelyard.catalog import Host, HostState
 from modelyard.names import VersionName
 
 _log = logging.getLogger(__name__)

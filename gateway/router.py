@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-from modelyard.catalog import Catalog
-
 from gateway.call import Call
 from gateway.plan import Plan, retrying
+from modelyard.catalog import Catalog
 from modelyard.names import VersionName
 
 

@@ -46,7 +46,9 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         self._heard_at = heard_at
         self._clock = clock
 
-    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
+    async def GetStatus(
+        self, request: pb.GetStatusRequest, context: Context
+    ) -> pb.GetStatusResponse:
         """The revision, its age, and the replicas."""
         now = self._clock()
         response = pb.GetStatusResponse(revision=self._revision())

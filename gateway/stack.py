@@ -7,6 +7,8 @@ front, an `Answer` goes out, and attempts leave over an `Endpoint`.
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+from opentelemetry.trace import SpanKind
+
 from gateway.call import Answer, Call
 from gateway.meter import Meter
 from gateway.plan import Plan
@@ -14,7 +16,6 @@ from gateway.race import Racer
 from gateway.router import Router
 from modelyard.errors import DeadlineExceeded
 from modelyard.telemetry import Tracing
-from opentelemetry.trace import SpanKind
 
 INFER_SPAN = "inference.GRPCInferenceService/ModelInfer"
 

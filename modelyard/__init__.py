@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 __all__ = ["AsyncClient", "Client", "Inference", "__version__"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have any type
+def __getattr__(name: str) -> Any:
     if name in ("AsyncClient", "Client", "Inference"):
         from modelyard import client
 

@@ -23,7 +23,9 @@ def stop(call: grpc.aio.Call) -> None:
         call.cancel()
 
 
-async def answer(call: "grpc.aio.UnaryUnaryCall[Any, Response]") -> Response:
+async def answer(
+    call: "grpc.aio.UnaryUnaryCall[Any, Response] | grpc.aio.StreamUnaryCall[Any, Response]",
+) -> Response:
     """Gives the call's answer; when the awaiting task is cancelled, so is the RPC.
 
     Raises:

@@ -4,12 +4,14 @@ import inspect
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
 from modelyard.errors import Internal, ModelyardError
 from modelyard.status import trailing_metadata
+
+Handler: TypeAlias = Any  # grpc's handlers are generic over messages; here they are any.
 
 _log = logging.getLogger(__name__)
 
@@ -26,13 +28,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self) -> None:
-        self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
+    ) -> Handler:
         """Wraps the handler of a method, if there is one."""
         handler = await continuation(details)
         if handler is None:
@@ -49,13 +51,11 @@ async def _abort(context: Any, error: BaseException, method: str) -> NoReturn:
         _log.error("internal error %s in %s", token, method, exc_info=error)
         error = Internal(f"internal error {token}", id=token)
     sent = tuple(context.trailing_metadata() or ())
-    await context.abort(
-        _CODES[int(error.code)], error.message, (*sent, *trailing_metadata(error))
-    )
+    await context.abort(_CODES[int(error.code)], error.message, (*sent, *trailing_metadata(error)))
     raise AssertionError("abort raises")
 
 
-def _wrap(handler: Any, method: str) -> grpc.RpcMethodHandler:
+def _wrap(handler: Any, method: str) -> Handler:
     """The same handler, whose errors become statuses; one that is not asynchronous, as it is."""
     inner = getattr(handler, _ARITIES[handler.request_streaming, handler.response_streaming][0])
     make = _ARITIES[handler.request_streaming, handler.response_streaming][1]

@@ -80,7 +80,7 @@ def running(
     Raises:
         StoreUnavailable: It does not answer after `patience` seconds.
     """
-    process = subprocess.Popen(  # noqa: S603 - our own command
+    process = subprocess.Popen(
         command(folder, socket, fsync=fsync),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

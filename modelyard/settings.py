@@ -87,7 +87,8 @@ def load(kind: type[S], argv: Sequence[str]) -> S:
     """
     try:
         flags, file = _split(list(argv))
-        return _over(kind, file)(_cli_parse_args=flags)
+        settings: S = _over(kind, file)(_cli_parse_args=flags)
+        return settings
     except ValidationError as error:
         for fault in error.errors():
             field = ".".join(str(part) for part in fault["loc"]).replace("-", "_")

@@ -60,9 +60,7 @@ _BY_CODE: dict[Code, type[ModelyardError]] = {
 
 def to_status(error: ModelyardError) -> status_pb2.Status:
     """The error as it travels."""
-    info = error_details_pb2.ErrorInfo(
-        reason=error.reason, domain=DOMAIN, metadata=error.metadata
-    )
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     status = status_pb2.Status(code=int(error.code), message=error.message)
     status.details.add().Pack(info)
     if error.retry_after is not None:

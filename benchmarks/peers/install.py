@@ -31,7 +31,7 @@ def program(peer: str, name: str) -> Path | None:
 
 def run(*command: str | Path, text: str | None = None) -> None:
     """Runs a command; ends with its status when it fails."""
-    if status := subprocess.run([str(c) for c in command], input=text, text=True).returncode:  # noqa: S603
+    if status := subprocess.run([str(c) for c in command], input=text, text=True).returncode:
         raise SystemExit(status)
 
 

@@ -1,0 +1,1 @@
+"""Fronts carry calls in."""

@@ -20,6 +20,7 @@ STREAM_WINDOW = 32
 _TRITON_ERRORS = "triton_grpc_error"
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
 
 
 class InferenceFront(grpc.GenericRpcHandler):
@@ -45,7 +46,7 @@ class InferenceFront(grpc.GenericRpcHandler):
             _SERVICE + "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream),
         }
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
         """The handler of a method."""
         return self._handlers.get(details.method)
 
@@ -119,24 +120,22 @@ class _Collector:
     """
 
     def __init__(self) -> None:
-        self.handlers: dict[str, grpc.RpcMethodHandler] = {}
+        self.handlers: dict[str, Handler] = {}
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """The same handlers, in another form."""
 
-    def add_registered_method_handlers(
-        self, service: str, handlers: dict[str, grpc.RpcMethodHandler]
-    ) -> None:
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
         """Notes the handlers by their paths."""
         self.handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
 
 
 def _handlers_of(
     servicer: open_inference_pb2_grpc.GRPCInferenceServiceServicer,
-) -> dict[str, grpc.RpcMethodHandler]:
+) -> dict[str, Handler]:
     collector: Any = _Collector()
     open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, collector)
-    handlers: dict[str, grpc.RpcMethodHandler] = collector.handlers
+    handlers: dict[str, Handler] = collector.handlers
     return handlers
 
 

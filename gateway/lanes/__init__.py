@@ -1,0 +1,1 @@
+"""Lanes carry attempts to hosts."""

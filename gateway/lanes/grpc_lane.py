@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 import grpc
+
+from gateway.call import INFER, Metadata
 from modelyard.calls import answer
 from modelyard.channels import open_channel
 from modelyard.status import from_rpc_error
-
-from gateway.call import INFER, Metadata
 
 _SERVICE = "/inference.GRPCInferenceService/"
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
 
@@ -133,7 +134,7 @@ class CatalogFollower(_Follower):
         try:
             while True:
                 async with asyncio.timeout(SILENCE):
-                    response = await call.read()
+                    response: Any = await call.read()
                 if response is grpc.aio.EOF:
                     return
                 match response.WhichOneof("event"):
@@ -183,7 +184,7 @@ class HostsFollower(_Follower):
         try:
             while True:
                 async with asyncio.timeout(SILENCE):
-                    response = await call.read()
+                    response: Any = await call.read()
                 if response is grpc.aio.EOF:
                     return
                 hosts = hosts_from(response.hosts)

@@ -402,7 +402,9 @@ def _pointed(
     if label == LIVE:
         labels.pop(PREVIOUS, None)
         if earlier:
-            labels[PREVIOUS] = Label(PREVIOUS, earlier[0], change.revision, change.time, earlier[1:])
+            labels[PREVIOUS] = Label(
+                PREVIOUS, earlier[0], change.revision, change.time, earlier[1:]
+            )
     model = replace(model, labels=_frozen(labels))
     # From here on labels say whether these are served; a load ahead has done its work.
     for settled in {number} | ({old.version} if old else set()):

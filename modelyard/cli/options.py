@@ -28,7 +28,7 @@ def complete_model(incomplete: str) -> list[str]:
         with Client() as client:
             names = [model.name.removeprefix("models/") for model in client.models()]
     # A shell's completion must never print an error into the line that is being typed.
-    except Exception:  # noqa: BLE001
+    except Exception:
         return []
     return [name for name in names if name.startswith(incomplete)]
 

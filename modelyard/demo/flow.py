@@ -102,7 +102,7 @@ class Flow:
         return answers.total() if version is None else answers[version]
 
     def _call(self, seed: int) -> None:
-        chance = random.Random(seed)  # noqa: S311 - picks pictures
+        chance = random.Random(seed)
         while not self._stop.wait(_PAUSE):
             index = chance.randrange(len(self._images))
             image = self._images[index : index + 1]

@@ -47,7 +47,7 @@ def _started(folder: Path, keep: bool, replicas: int) -> Iterator[tuple[str, int
         # Whatever ends the tour ends its yard.
         command = [sys.executable, "-I", "-S", str(tether.__file__), str(os.getpid()), *command]
     with log.open("wb") as errors:
-        process = subprocess.Popen(  # noqa: S603 - our own command
+        process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
         )
     assert process.stdout is not None

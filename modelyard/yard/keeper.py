@@ -116,7 +116,7 @@ class Keeper:
                 return
             self._failures = 1 if loop.time() - began > _WELL else self._failures + 1
             delay = min(_FIRST_DELAY * 2 ** (self._failures - 1), _LONGEST_DELAY)
-            delay *= random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, keeps no secret
+            delay *= random.uniform(0.8, 1.2)
             if self._was_ready:
                 self._say(
                     f"{self.room.name} ended ({_cause(code)}); starts again in {delay:.1f} s"

@@ -1,0 +1,1 @@
+"""Supervises hosts; a host serves one version."""

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,10 +119,9 @@ class HostProcess:
 
     def _signal(self, number: signal.Signals) -> None:
         if not self._gone.is_set() and self._pidfd >= 0:
-            try:
+            # One that ended this moment: the reader will tell.
+            with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
-            except ProcessLookupError:
-                pass  # It ended this moment; the reader will tell.
 
 
 class Launcher:

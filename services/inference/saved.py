@@ -1,4 +1,7 @@
-"""The catalogue as last heard, kept over a restart: hosts can be started while the registry is away."""
+"""The catalogue as last heard, kept over a restart.
+
+Hosts can be started while the registry is away.
+"""
 
 import asyncio
 import os

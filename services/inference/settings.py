@@ -1,4 +1,4 @@
-"""What the supervisor is told: by flags, by the environment (`MODELYARD_INFERENCE_…`), by defaults."""
+"""What the supervisor is told: by flags, by `MODELYARD_INFERENCE_…`, by defaults."""
 
 import hashlib
 import ipaddress

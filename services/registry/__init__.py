@@ -1,0 +1,1 @@
+"""What exists, who may serve it, and every change ever made."""

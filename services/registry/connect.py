@@ -9,6 +9,8 @@ from redis.backoff import NoBackoff
 
 from modelyard.errors import InvalidArgument
 
+# redis-py gives its constructor no types.
+_sentinel: Any = Sentinel
 # Of one command, in seconds; a tail blocks for one second of them.
 TIMEOUT = 2.0
 
@@ -33,7 +35,7 @@ def connect(url: str) -> Any:
             case "redis+cluster":
                 return RedisCluster(host=parts.hostname or "", port=parts.port or 6379, **options)
             case "redis+sentinel":
-                sentinel = Sentinel([(parts.hostname or "", parts.port or 26379)], **options)
+                sentinel: Any = _sentinel([(parts.hostname or "", parts.port or 26379)], **options)
                 return sentinel.master_for(parts.path.strip("/") or "mymaster", **options)
     except ValueError as error:
         raise InvalidArgument(f"redis {url!r}: {error}", field="redis") from None

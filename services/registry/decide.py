@@ -44,11 +44,13 @@ _HOLDING = (HostState.LOADING, HostState.SERVING, HostState.DRAINING)
 def existing(catalog: Catalog, model: str, digest: str, golden: str) -> Version | None:
     """The newest version of a model with the same files and the same golden samples."""
     held = catalog.models.get(model)
-    for number in sorted(held.versions, reverse=True) if held else ():
-        version = held.versions[number] if held else None
-        if version is not None and version.digest == digest:
-            if (version.golden.digest if version.golden else "") == golden:
-                return version
+    if held is None:
+        return None
+    for number in sorted(held.versions, reverse=True):
+        version = held.versions[number]
+        proved = version.golden.digest if version.golden else ""
+        if (version.digest, proved) == (digest, golden):
+            return version
     return None
 
 

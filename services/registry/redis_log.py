@@ -41,7 +41,7 @@ class RedisLog:
         redis: A client that answers bytes.
     """
 
-    def __init__(self, redis: "Redis[bytes]") -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis
 
     async def append(self, change: Change) -> None:

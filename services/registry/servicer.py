@@ -103,7 +103,7 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
             digest, size = await self._store.take(
                 request.source_url, self._url_schemes, request.source_digest
             )
-            files = (File("model.onnx", digest, size),)
+            files: tuple[File, ...] = (File("model.onnx", digest, size),)
         else:
             files = tuple([await self._file(f) for f in request.files])
         golden = await self._file(request.golden) if request.HasField("golden") else None

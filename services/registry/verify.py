@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.catalog import Provenance, Signature, Tensor
-from modelyard.errors import InvalidArtifact, Internal
+from modelyard.errors import Internal, InvalidArtifact
 from services.registry.artifacts import ArtifactStore
 
 # A model that takes longer to load would not serve within any host's patience either. Seconds.

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import grpc
 import numpy as np
 import pytest
-from tests.kit.registry import start_redis, start_registry
 
 from modelyard.inference.v2 import open_inference_pb2_grpc as pb_grpc
 from tests.kit import graphs
 from tests.kit.host import infer
+from tests.kit.registry import start_redis, start_registry
 from tests.kit.supervisor import (
     connect_registry,
     is_alive,

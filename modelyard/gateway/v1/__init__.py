@@ -1,0 +1,1 @@
+"""Stubs of `modelyard.gateway.v1`."""

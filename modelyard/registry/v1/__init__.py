@@ -1,0 +1,1 @@
+"""Stubs of `modelyard.registry.v1`."""

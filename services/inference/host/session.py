@@ -214,7 +214,7 @@ def _tensor(role: str, arg: Any, optional: bool = False) -> Tensor:
 
 
 def _plain(error: Exception) -> str:
-    """onnxruntime's text without its prefix, on one line."""
+    """Onnxruntime's text without its prefix, on one line."""
     text = " ".join(str(error).split())
     _, found, rest = text.partition("[ONNXRuntimeError] : ")
     parts = rest.split(" : ", 2) if found else []

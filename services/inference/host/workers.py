@@ -129,7 +129,7 @@ class Workers:
                     began = True
                     try:
                         result = job.work()
-                    except BaseException as raised:  # noqa: BLE001 - the awaiting task gets it
+                    except BaseException as raised:
                         error = raised
             try:
                 self._loop.call_soon_threadsafe(self._settle, job, began, result, error)

@@ -75,7 +75,7 @@ def test_wrong_size(datatype: str, size: int) -> None:
     need = 4 * DTYPES[datatype].itemsize
     with pytest.raises(
         InvalidTensor,
-        match=rf"input byte size mismatch for input 'x' for model 'm'\. Expected {need}, got {size}",
+        match=rf"byte size mismatch for input 'x' for model 'm'\. Expected {need}, got {size}",
     ):
         _slot(datatype, (4,)).raw(bytes(size))
 
@@ -98,7 +98,7 @@ def test_wrong_bytes(raw: bytes) -> None:
 
 
 def test_bytes_that_are_no_text() -> None:
-    with pytest.raises(InvalidTensor, match="element 1 of input 'x' .* is not UTF-8"):
+    with pytest.raises(InvalidTensor, match=r"element 1 of input 'x' .* is not UTF-8"):
         _slot("BYTES", (2,)).raw(b"\x01\x00\x00\x00a\x01\x00\x00\x00\xff")
 
 
