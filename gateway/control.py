@@ -36,7 +36,7 @@ FILES: tuple[FileDescriptor, ...] = (
 _INSIDE = frozenset({"/modelyard.registry.v1.HostService/ReportHosts"})
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
-Handler: TypeAlias = grpc.RpcMethodHandler[bytes, bytes]
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 Pairs: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 

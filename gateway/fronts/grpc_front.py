@@ -20,7 +20,7 @@ STREAM_WINDOW = 32
 _TRITON_ERRORS = "triton_grpc_error"
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
-Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class InferenceFront(grpc.GenericRpcHandler):
