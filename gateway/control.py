@@ -64,7 +64,7 @@ class ControlPlane(grpc.GenericRpcHandler):
             for path, method in _methods()
         }
 
-    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
+    def service(self, details: grpc.HandlerCallDetails) -> "Handler | None":
         """The handler of a method."""
         return self._handlers.get(details.method)
 

@@ -46,7 +46,7 @@ class InferenceFront(grpc.GenericRpcHandler):
             _SERVICE + "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream),
         }
 
-    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
+    def service(self, details: grpc.HandlerCallDetails) -> "Handler | None":
         """The handler of a method."""
         return self._handlers.get(details.method)
 
