@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,14 +122,21 @@ class Yard:
         """The yard's processes whose command line holds all the words."""
         found = []
         for process in self.up.children(recursive=True):
-            line = " ".join(process.cmdline())
+            try:
+                line = " ".join(process.cmdline())
+            except psutil.NoSuchProcess:  # it ended between the two looks
+                continue
             if all(word in line for word in words):
                 found.append(process)
         return found
 
     def rss_mib(self, *words: str) -> float:
         """Resident memory of those processes together, in MiB."""
-        return round(sum(p.memory_info().rss for p in self.processes(*words)) / 2**20, 1)
+        weights = 0
+        for process in self.processes(*words):
+            with suppress(psutil.NoSuchProcess):
+                weights += process.memory_info().rss
+        return round(weights / 2**20, 1)
 
 
 @contextmanager
