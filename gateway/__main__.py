@@ -29,7 +29,7 @@ from modelyard.catalog.follow import CatalogFollower, HostsFollower
 from modelyard.channels import open_channel
 from modelyard.errors import FailedPrecondition
 from modelyard.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc
-from modelyard.inference.v2 import open_inference_pb2
+from modelyard.inference.v2 import open_inference_pb2, open_inference_pb2_grpc
 from modelyard.server import Server, signals
 from modelyard.settings import load
 from modelyard.telemetry import Metrics, Tracing
@@ -70,24 +70,25 @@ async def serve(settings: GatewaySettings) -> None:
         service = stack(router, Racer(replicas, clock, meter.retried), meter, clock, tracing)
 
         server = Server(settings, SERVICES)
+        # The front comes before the servicer, which knows the same two methods by name.
+        server.add_generic_rpc_handlers(
+            (InferenceFront(service, clock), ControlPlane(control, catalog.wait_for))
+        )
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            Catalogue(
+                lambda: catalog.catalog,
+                lambda: hosts.hosts,
+                lambda: catalog.heard_at is not None,
+                replicas,
+                control,
+            ),
+            server.handlers,
+        )
         gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(
             GatewayServicer(
                 meter, replicas, lambda: catalog.revision, lambda: catalog.heard_at, clock
             ),
-            server.grpc,
-        )
-        catalogue = Catalogue(
-            lambda: catalog.catalog,
-            lambda: hosts.hosts,
-            lambda: catalog.heard_at is not None,
-            replicas,
-            control,
-        )
-        server.grpc.add_generic_rpc_handlers(
-            (
-                InferenceFront(service, clock, catalogue),
-                ControlPlane(control, catalog.wait_for),
-            )
+            server.handlers,
         )
         if settings.metrics_listen:
             metrics = Metrics(settings.metrics_listen, [TrafficCollector(meter, replicas)])

@@ -45,6 +45,31 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         return known
 
 
+class Guarded(grpc.GenericRpcHandler):
+    """The same handlers, whose errors become statuses, as behind ErrorInterceptor.
+
+    For servers whose time counts: grpc.aio runs the chain of interceptors anew for each call,
+    which costs some 30 us; this costs a look-up.
+
+    Args:
+        inner: The handlers.
+    """
+
+    def __init__(self, inner: grpc.GenericRpcHandler) -> None:
+        self._inner = inner
+        self._wrapped: dict[str, Handler] = {}
+
+    def service(self, details: grpc.HandlerCallDetails) -> Handler:
+        """The handler of a method, or None."""
+        known = self._wrapped.get(details.method)
+        if known is None:
+            handler = self._inner.service(details)
+            if handler is None:
+                return None
+            known = self._wrapped[details.method] = _wrap(handler, details.method)
+        return known
+
+
 async def _abort(context: Any, error: BaseException, method: str) -> NoReturn:
     if not isinstance(error, ModelyardError):
         token = secrets.token_hex(6)

@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from modelyard.errors import FailedPrecondition
 from modelyard.inference.v2 import open_inference_pb2
-from modelyard.interceptors import ErrorInterceptor
+from modelyard.interceptors import Guarded
 from modelyard.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Server:
     def __init__(self, settings: ServerSettings, services: Sequence[str]) -> None:
         self._settings = settings
         self._services = tuple(services)
-        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_options(settings))
+        self.grpc = grpc.aio.server(options=_options(settings))
         self.health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         channelz.add_channelz_servicer(self.grpc)
@@ -74,6 +74,18 @@ class Server:
             self.grpc,
             pool=_Pools(pools),
         )
+
+    @property
+    def handlers(self) -> Any:
+        """What generated code is given for a server; it asks for no more than these two methods."""
+        return self
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Adds handlers; of two that know a method, the one that was added first answers."""
+        self.grpc.add_generic_rpc_handlers(tuple(Guarded(handler) for handler in handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """Generated code adds the same handlers twice; the generic form is enough."""
 
     async def start(self) -> str:
         """Listens; gives the address with the port that was bound.

@@ -11,7 +11,6 @@ from gateway.call import Call, Metadata
 from gateway.fronts.metadata import REQUEST_ID, forwarded, provenance
 from gateway.stack import Service
 from modelyard.errors import InvalidArgument, ModelyardError
-from modelyard.inference.v2 import open_inference_pb2_grpc
 
 _SERVICE = "/inference.GRPCInferenceService/"
 # Requests of one stream that are computed at a time; the next waits in the transport.
@@ -24,24 +23,17 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class InferenceFront(grpc.GenericRpcHandler):
-    """Handles the public protocol: inference as bytes, the rest by a servicer.
+    """Handles `ModelInfer` and `ModelStreamInfer`; every other method is not found here.
 
     Args:
         service: The stack.
         clock: Seconds, monotonic; the clock of every deadline.
-        others: Answers what is not inference.
     """
 
-    def __init__(
-        self,
-        service: Service,
-        clock: Callable[[], float],
-        others: open_inference_pb2_grpc.GRPCInferenceServiceServicer,
-    ) -> None:
+    def __init__(self, service: Service, clock: Callable[[], float]) -> None:
         self._service = service
         self._clock = clock
-        self._handlers = {
-            **_handlers_of(others),
+        self._handlers: dict[str, Handler] = {
             _SERVICE + "ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer),
             _SERVICE + "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream),
         }
@@ -111,32 +103,6 @@ class InferenceFront(grpc.GenericRpcHandler):
                 left = window.get_nowait()
                 if left is not None:
                     left.cancel()
-
-
-class _Collector:
-    """Stands where the generated code expects a server, and only notes the handlers.
-
-    A server would ask the generated handlers first, and they decode every message.
-    """
-
-    def __init__(self) -> None:
-        self.handlers: dict[str, Handler] = {}
-
-    def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """The same handlers, in another form."""
-
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
-        """Notes the handlers by their paths."""
-        self.handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
-
-
-def _handlers_of(
-    servicer: open_inference_pb2_grpc.GRPCInferenceServiceServicer,
-) -> dict[str, Handler]:
-    collector: Any = _Collector()
-    open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, collector)
-    handlers: dict[str, Handler] = collector.handlers
-    return handlers
 
 
 def _id_of(payload: bytes) -> str:

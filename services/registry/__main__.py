@@ -97,14 +97,16 @@ async def serve(settings: RegistrySettings) -> None:
         server = Server(settings, SERVICES)
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(
             RegistryServicer(registry, store, verifier, leases, frozenset(settings.url_schemes)),
-            server.grpc,
+            server.handlers,
         )
         artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
-            ArtifactServicer(store, settings.largest_file), server.grpc
+            ArtifactServicer(store, settings.largest_file), server.handlers
         )
-        host_service_pb2_grpc.add_HostServiceServicer_to_server(HostServicer(leases), server.grpc)
+        host_service_pb2_grpc.add_HostServiceServicer_to_server(
+            HostServicer(leases), server.handlers
+        )
         route_service_pb2_grpc.add_RouteServiceServicer_to_server(
-            RouteServicer(registry), server.grpc
+            RouteServicer(registry), server.handlers
         )
         if settings.metrics_listen:
             metrics = Metrics(settings.metrics_listen, [RegistryCollector(registry, leases)])
