@@ -15,6 +15,8 @@ from tests.kit.yard import Yard, running_yard
 PROGRAM = Path(__file__).resolve().parents[2] / ".tools" / "perf_analyzer" / "perf_analyzer"
 MODEL = "scale"
 CALLS = 200
+# At most, in any mode.
+IN_FLIGHT = 16
 
 # Continuous integration must have it; elsewhere a machine may be unable to run it.
 pytestmark = pytest.mark.skipif(
@@ -62,4 +64,6 @@ def test_perf_analyzer_runs_unmodified(yard: Yard, mode: str, flags: tuple[str, 
     ]
     # The client's own count, then the server's statistics of what it was sent.
     assert len(counts) == 3, f"{mode}: {said}"
-    assert min(counts) >= CALLS, f"{mode}: {said}"
+    assert counts[0] >= CALLS, f"{mode}: {said}"
+    # It asks for the statistics while calls are under way, and those fall between.
+    assert min(counts[1:]) >= CALLS - IN_FLIGHT, f"{mode}: {said}"
