@@ -1,0 +1,128 @@
+"""A yard under load: whatever is killed or moved, no call fails that had a way to succeed."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modelyard.errors import Unavailable
+from modelyard.registry.v1 import host_pb2
+from tests.kit.scale import scale
+from tests.kit.traffic import Traffic
+from tests.kit.yard import Yard, running_yard
+
+MODEL = "scale"
+SERVING = host_pb2.Host.STATE_SERVING
+# The first version becomes live; the second is moved to in the last test only.
+LIVE = 1
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 60.0) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "not so in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+    folder = tmp_path_factory.mktemp("load")
+    with running_yard(folder / "yard", "--replicas", "2") as yard:
+        yard.client.register(MODEL, scale(folder, 2.0), wait=True)
+        yard.client.register(MODEL, scale(folder, 3.0))
+        yield yard
+
+
+def hosts_of(yard: Yard, number: int) -> list[int]:
+    """The processes that serve a version."""
+    words = ("services.inference.host", "--version", str(number))
+    return [
+        process.pid
+        for process in yard.processes()
+        if (line := process.cmdline())
+        and words[0] in line
+        and line[line.index("--version") + 1] == words[2]
+    ]
+
+
+def serving(yard: Yard, number: int) -> int:
+    """How many hosts serve a version; none as far as one can tell while the registry is away."""
+    try:
+        hosts = yard.client.hosts(MODEL)
+    except Unavailable:
+        return 0
+    return sum(h.state == SERVING and h.version.endswith(f"/{number}") for h in hosts)
+
+
+def test_a_killed_host_costs_no_call(yard: Yard) -> None:
+    wait_until(lambda: serving(yard, LIVE) == 2)
+    with Traffic(yard.address, MODEL) as traffic:
+        traffic.wait_for(100)
+        for _ in range(3):
+            victim = hosts_of(yard, LIVE)[0]
+            next(p for p in yard.processes() if p.pid == victim).kill()
+            wait_until(lambda gone=victim: gone not in hosts_of(yard, LIVE))
+            wait_until(lambda: serving(yard, LIVE) == 2)
+            traffic.wait_for(50)
+    assert traffic.failures == []
+
+
+@pytest.mark.parametrize(
+    ("room", "number"),
+    [
+        ("registry", signal.SIGKILL),
+        ("registry", signal.SIGTERM),
+        ("redis", signal.SIGKILL),
+        ("redis", signal.SIGTERM),
+        # SIGTERM tells a supervisor to drain its hosts: that ends calls by design.
+        ("inference", signal.SIGKILL),
+    ],
+)
+def test_a_lost_room_costs_no_call(yard: Yard, room: str, number: signal.Signals) -> None:
+    wait_until(lambda: serving(yard, LIVE) == 2)
+    with Traffic(yard.address, MODEL) as traffic:
+        traffic.wait_for(50)
+        before = yard.room(room)
+        before.send_signal(number)
+        traffic.wait_for(200)
+
+        def is_back() -> bool:
+            try:
+                return yard.room(room).pid != before.pid
+            except LookupError:
+                return False
+
+        wait_until(is_back)
+        wait_until(lambda: serving(yard, LIVE) == 2)
+        traffic.wait_for(50)
+    assert traffic.failures == []
+
+
+def test_two_hundred_moves_under_load(yard: Yard, tmp_path: Path) -> None:
+    client = yard.client
+    wait_until(lambda: serving(yard, LIVE) == 2)
+    client.label(MODEL, "live", 2)
+    wait_until(lambda: serving(yard, 1) == 2 and serving(yard, 2) == 2)
+    # (when the move was asked for, when it was acknowledged, the version)
+    moves = [(0.0, time.monotonic(), 2)]
+    with Traffic(yard.address, MODEL) as traffic:
+        traffic.wait_for(20)
+        for index in range(200):
+            number = 1 + index % 2
+            asked = time.monotonic()
+            client.label(MODEL, "live", number)
+            moves.append((asked, time.monotonic(), number))
+        traffic.wait_for(20)
+    assert traffic.failures == []
+    # A version is live from when its move was asked for until the next one is acknowledged.
+    spans = [
+        (moves[i][0], moves[i + 1][1] if i + 1 < len(moves) else float("inf"), moves[i][2])
+        for i in range(len(moves))
+    ]
+    for answer in traffic.answers:
+        assert any(
+            number == answer.version and answer.began <= end and begin <= answer.ended
+            for begin, end, number in spans
+        ), answer
