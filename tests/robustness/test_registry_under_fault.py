@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -187,9 +188,8 @@ def test_kill_nine_of_everything_loses_nothing_and_halves_nothing(
     registered: list[int] = []
     moved: list[int] = [0]
 
-    def patiently(method: object, request: object) -> object:
+    def patiently(method: Any, request: Any) -> Any:
         """The same request, with the same id, until it is acknowledged."""
-        assert callable(method)
         while True:
             try:
                 return method(request, timeout=20, wait_for_ready=True)
