@@ -32,15 +32,12 @@ async def answer(
         grpc.aio.AioRpcError: The RPC failed.
         asyncio.CancelledError: The awaiting task was cancelled.
     """
-    ended = asyncio.get_running_loop().create_future()
-
-    def end(_call: object) -> None:
-        if not ended.done():
-            ended.set_result(None)
-
-    call.add_done_callback(end)
+    response = getattr(call, "_call_response", None)
+    if response is None:  # behind client interceptors there is no task to shield
+        return await call
     try:
-        await ended
+        # The task that waits for the batch is never cancelled, only no longer waited for.
+        await asyncio.shield(response)
     except asyncio.CancelledError:
         stop(call)
         raise
