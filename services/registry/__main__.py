@@ -130,9 +130,12 @@ async def serve(settings: RegistrySettings) -> None:
             _log.info("serving", address=address, revision=registry.catalog.revision)
             await ending.wait()
             _log.info("draining")
-            await server.drain()
+            # No lease ends while no report can come: the gateways keep the hosts that they know.
             for task in working:
                 task.cancel()
+            registry.close()
+            leases.close()
+            await server.drain()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -63,6 +63,12 @@ class Leases:
         self._awaited: dict[str, float] = {}
         self._changed = asyncio.Event()
         self._hosts: tuple[Host, ...] = ()
+        self._closed = False
+
+    def close(self) -> None:
+        """Ends every watch, and with it what this process says of who serves."""
+        self._closed = True
+        self._changed.set()
 
     @property
     def hosts(self) -> tuple[Host, ...]:
@@ -150,7 +156,7 @@ class Leases:
         """The hosts now, at each change, and after `quiet` seconds without one."""
         while not self.settled:
             await asyncio.sleep(0.05)
-        while True:
+        while not self._closed:
             told = self._hosts
             yield told
             if told == self._hosts:

@@ -51,6 +51,7 @@ class Registry:
         self._log = log
         self._writing = asyncio.Lock()
         self._watchers: set[asyncio.Queue[Change]] = set()
+        self._closed = asyncio.Event()
         self._requests: OrderedDict[str, Change] = OrderedDict()
         self.catalog = Catalog()
         self.changes: list[Change] = []
@@ -131,6 +132,10 @@ class Registry:
         for change in await self._log.read(self.catalog.revision):
             self._take(change)
 
+    def close(self) -> None:
+        """Ends every watch: a watcher goes on from its revision elsewhere."""
+        self._closed.set()
+
     def made(self, request_id: str) -> Change | None:
         """The change that a request made, if it made one."""
         return self._requests.get(request_id) if request_id else None
@@ -167,13 +172,21 @@ class Registry:
             for change in self.changes[after:]:
                 after = change.revision
                 yield change
-            while True:
+            while not self._closed.is_set():
+                waiting = asyncio.create_task(queue.get())
+                closed = asyncio.create_task(self._closed.wait())
                 try:
-                    async with asyncio.timeout(quiet):
-                        change = await queue.get()
-                except TimeoutError:
+                    await asyncio.wait(
+                        {waiting, closed}, timeout=quiet, return_when=asyncio.FIRST_COMPLETED
+                    )
+                finally:
+                    closed.cancel()
+                    if not waiting.done():
+                        waiting.cancel()
+                if not waiting.done() or waiting.cancelled():
                     yield None
                     continue
+                change = waiting.result()
                 if change.revision <= after:
                     continue
                 if change.revision > after + 1:
