@@ -9,7 +9,6 @@ from google.protobuf.message import Message
 
 import modelyard
 from gateway.fronts.metadata import forwarded
-from gateway.race import TARGET
 from gateway.replicas import Replica, Replicas
 from modelyard.catalog import Catalog, Host, HostState
 from modelyard.errors import (
@@ -23,6 +22,7 @@ from modelyard.errors import (
 )
 from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.inference.v2 import open_inference_pb2_grpc as oip_grpc
+from modelyard.metadata import TARGET
 from modelyard.names import VersionName, check_model
 from modelyard.registry.v1 import registry_service_pb2 as registry
 from modelyard.registry.v1 import registry_service_pb2_grpc as registry_grpc

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 
 from modelyard.calls import answer
 from modelyard.errors import Code, ModelyardError, PermissionDenied, StoreUnavailable
+from modelyard.metadata import REVISION
 from modelyard.registry.v1 import (
     artifact_service_pb2,
     host_service_pb2,
@@ -20,7 +21,6 @@ from modelyard.registry.v1 import (
 )
 from modelyard.status import from_rpc_error
 
-REVISION = "modelyard-revision"
 # A gateway that is cut off from the registry's stream must not hold answers back for long.
 CATCH_UP = 2.0
 # Unless the caller says otherwise. A registration loads the model once, a hand-over waits for it.

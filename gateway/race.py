@@ -8,14 +8,13 @@ from gateway.plan import Kind, Plan
 from gateway.referee import Accept, Fail, Phase, Race, Start, Wait, next_action
 from gateway.replicas import Replica, Replicas
 from modelyard.errors import HostGone, Internal, ModelyardError, VersionNotServing
+from modelyard.metadata import TARGET
 from modelyard.names import VersionName
 
 # A call to a version whose only host is being started waits for it, at most so many seconds.
 PATIENCE = 5.0
 # A replica that failed this call gets it again, if no other came, after so many seconds.
 SECOND_CHANCE = 1.0
-
-TARGET = "modelyard-target"
 
 
 class Racer:

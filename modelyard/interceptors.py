@@ -3,13 +3,17 @@
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
 
 from modelyard.errors import Internal, ModelyardError
+from modelyard.metadata import REQUEST_ID
 from modelyard.status import trailing_metadata
+
+if TYPE_CHECKING:
+    from modelyard.telemetry import Tracing
 
 Handler: TypeAlias = Any  # grpc's handlers are generic over messages; here they are any.
 
@@ -18,45 +22,23 @@ _log = logging.getLogger(__name__)
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Ends a call whose handler raised with the status of the error.
+class Guarded(grpc.GenericRpcHandler):
+    """The same handlers, whose errors become statuses, and whose calls make spans.
 
     An error of ours travels whole. Any other exception is INTERNAL with a fixed text and an
     identifier to look up in the log: what a stranger's exception says is nobody's business.
 
-    Each handler is wrapped once, so that a call that succeeds pays one more coroutine.
-    """
-
-    def __init__(self) -> None:
-        self._wrapped: dict[str, Handler] = {}
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        """Wraps the handler of a method, if there is one."""
-        handler = await continuation(details)
-        if handler is None:
-            return handler
-        known = self._wrapped.get(details.method)
-        if known is None:
-            known = self._wrapped[details.method] = _wrap(handler, details.method)
-        return known
-
-
-class Guarded(grpc.GenericRpcHandler):
-    """The same handlers, whose errors become statuses, as behind ErrorInterceptor.
-
-    For servers whose time counts: grpc.aio runs the chain of interceptors anew for each call,
-    which costs some 30 us; this costs a look-up.
+    grpc.aio runs a chain of interceptors anew for each call, which costs some 30 us; a handler
+    that is wrapped once costs a look-up.
 
     Args:
         inner: The handlers.
+        tracing: Makes a span of each call that one response ends; None for no spans.
     """
 
-    def __init__(self, inner: grpc.GenericRpcHandler) -> None:
+    def __init__(self, inner: grpc.GenericRpcHandler, tracing: "Tracing | None" = None) -> None:
         self._inner = inner
+        self._tracing = tracing
         self._wrapped: dict[str, Handler] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
@@ -66,21 +48,25 @@ class Guarded(grpc.GenericRpcHandler):
             handler = self._inner.service(details)
             if handler is None:
                 return None
-            known = self._wrapped[details.method] = _wrap(handler, details.method)
+            known = _wrap(handler, details.method, self._tracing)
+            self._wrapped[details.method] = known
         return known
 
 
 async def _abort(context: Any, error: BaseException, method: str) -> NoReturn:
     if not isinstance(error, ModelyardError):
         token = secrets.token_hex(6)
-        _log.error("internal error %s in %s", token, method, exc_info=error)
+        request = dict(context.invocation_metadata() or ()).get(REQUEST_ID, "")
+        _log.error(
+            "internal error %s in %s, request %s", token, method, request or "-", exc_info=error
+        )
         error = Internal(f"internal error {token}", id=token)
     sent = tuple(context.trailing_metadata() or ())
     await context.abort(_CODES[int(error.code)], error.message, (*sent, *trailing_metadata(error)))
     raise AssertionError("abort raises")
 
 
-def _wrap(handler: Any, method: str) -> Handler:
+def _wrap(handler: Any, method: str, tracing: "Tracing | None") -> Handler:
     """The same handler, whose errors become statuses; one that is not asynchronous, as it is."""
     inner = getattr(handler, _ARITIES[handler.request_streaming, handler.response_streaming][0])
     make = _ARITIES[handler.request_streaming, handler.response_streaming][1]
@@ -88,6 +74,16 @@ def _wrap(handler: Any, method: str) -> Handler:
     async def answer(request: Any, context: Any) -> Any:
         try:
             return await inner(request, context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # Whatever it is, the caller gets a status.
+            await _abort(context, error, method)
+
+    async def answer_in_span(request: Any, context: Any) -> Any:
+        assert tracing is not None, "chosen below"
+        try:
+            with tracing.served(method, context.invocation_metadata() or ()):
+                return await inner(request, context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # Whatever it is, the caller gets a status.
@@ -105,7 +101,7 @@ def _wrap(handler: Any, method: str) -> Handler:
     if inspect.isasyncgenfunction(inner):
         wrapped: Any = stream
     elif inspect.iscoroutinefunction(inner):
-        wrapped = answer
+        wrapped = answer if tracing is None else answer_in_span
     else:
         return handler
     return make(wrapped, handler.request_deserializer, handler.response_serializer)

@@ -9,9 +9,9 @@ second signal ends it at once.
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -22,7 +22,9 @@ from grpc_reflection.v1alpha import reflection
 from modelyard.errors import FailedPrecondition
 from modelyard.inference.v2 import open_inference_pb2
 from modelyard.interceptors import Guarded
-from modelyard.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from modelyard.telemetry import Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -53,17 +55,37 @@ class _Pools:
         return find
 
 
+class Listening(Protocol):
+    """Where and how a server listens; `modelyard.settings.ServerSettings` says what each is."""
+
+    @property
+    def listen(self) -> str: ...  # noqa: D102 - the settings tell
+    @property
+    def max_message_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def max_connection_age(self) -> float: ...  # noqa: D102
+    @property
+    def drain_propagation(self) -> float: ...  # noqa: D102
+    @property
+    def drain_grace(self) -> float: ...  # noqa: D102
+    def credentials(self) -> grpc.ServerCredentials | None: ...  # noqa: D102
+
+
 class Server:
     """A grpc.aio server with what every room needs.
 
     Args:
         settings: Where and how it listens.
         services: The full names of the services that callers add, for health and reflection.
+        tracing: Makes a span of each call; None for no spans.
     """
 
-    def __init__(self, settings: ServerSettings, services: Sequence[str]) -> None:
+    def __init__(
+        self, settings: Listening, services: Sequence[str], tracing: "Tracing | None" = None
+    ) -> None:
         self._settings = settings
         self._services = tuple(services)
+        self._tracing = tracing
         self.grpc = grpc.aio.server(options=_options(settings))
         self.health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
@@ -82,7 +104,9 @@ class Server:
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Adds handlers; of two that know a method, the one that was added first answers."""
-        self.grpc.add_generic_rpc_handlers(tuple(Guarded(handler) for handler in handlers))
+        self.grpc.add_generic_rpc_handlers(
+            tuple(Guarded(handler, self._tracing) for handler in handlers)
+        )
 
     def add_registered_method_handlers(self, service: str, handlers: object) -> None:
         """Generated code adds the same handlers twice; the generic form is enough."""
@@ -116,19 +140,27 @@ class Server:
 
     async def drain(self) -> None:
         """Ends: tells, waits until it is heard, lets calls end, closes."""
+        await self.leave()
+        await self.stop()
+
+    async def leave(self) -> None:
+        """Tells by health that it ends, and waits until that is heard; calls go on."""
         await self.health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_propagation)
-        await self.grpc.stop(self._settings.drain_grace)
+
+    async def stop(self, at_once: bool = False) -> None:
+        """Takes no call any more, lets those under way end within the grace, and closes."""
+        await self.grpc.stop(None if at_once else self._settings.drain_grace)
 
 
-def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+def _options(settings: Listening) -> list[tuple[str, int]]:
     options = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         # Two processes on one port would share its calls in silence.
         ("grpc.so_reuseport", 0),
-        # Clients may ask idle connections whether they live, every 10 s; 5 minutes by default.
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # Clients may ask idle connections whether they live, every 5 s; 5 minutes by default.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
     if settings.max_connection_age:
@@ -141,14 +173,21 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
 
 
 @asynccontextmanager
-async def signals() -> AsyncIterator[asyncio.Event]:
-    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
+async def signals(again: Callable[[], object] | None = None) -> AsyncIterator[asyncio.Event]:
+    """An event that the first SIGTERM or SIGINT sets.
+
+    Args:
+        again: What the second does; None for the end of the process.
+    """
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def told(number: signal.Signals) -> None:
         if ending.is_set():
             _log.warning("told twice: ending at once")
+            if again is not None:
+                again()
+                return
             loop.remove_signal_handler(number)
             signal.raise_signal(number)
         ending.set()

@@ -7,13 +7,14 @@ field's name and the value that it was given, and ends the process with 2.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import grpc
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     SettingsConfigDict,
     SettingsError,
     YamlConfigSettingsSource,
@@ -22,6 +23,14 @@ from pydantic_settings import (
 from modelyard.addresses import is_private
 
 S = TypeVar("S", bound=BaseSettings)
+
+
+def _listed(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+# In flags and in the environment a comma stands between two.
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 
 
 def config(room: str) -> SettingsConfigDict:

@@ -9,15 +9,11 @@ call some 30 us in Python, the whole of the gateway's own time.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from wsgiref.simple_server import WSGIServer
 
 from opentelemetry import propagate, trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -44,6 +40,12 @@ class Tracing:
     """
 
     def __init__(self, room: str, endpoint: str) -> None:
+        # Some 20 MB, which only processes that make spans pay.
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
         resource = Resource.create(
             {SERVICE_NAME: f"modelyard-{room}", SERVICE_VERSION: modelyard.__version__}
         )
@@ -73,6 +75,16 @@ class Tracing:
             propagate.inject(sent)
             rest = tuple((k, v) for k, v in received if k not in _CONTEXT)
             yield span, (*rest, *sent.items())
+
+    @contextmanager
+    def served(
+        self, method: str, received: Iterable[tuple[str, str | bytes]]
+    ) -> Iterator[trace.Span]:
+        """The span of a call that came in; `method` as grpc has it, `/package.Service/Method`."""
+        service, _, name = method.strip("/").rpartition("/")
+        about = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+        with self.span(f"{service}/{name}", tuple(received), trace.SpanKind.SERVER, about) as made:
+            yield made[0]
 
     def close(self) -> None:
         """Sends what is left."""

@@ -8,9 +8,10 @@ import grpc
 
 from gateway import envelope
 from gateway.call import Call, Metadata
-from gateway.fronts.metadata import REQUEST_ID, forwarded, provenance
+from gateway.fronts.metadata import forwarded, provenance
 from gateway.stack import Service
 from modelyard.errors import InvalidArgument, ModelyardError
+from modelyard.metadata import REQUEST_ID
 
 _SERVICE = "/inference.GRPCInferenceService/"
 # Requests of one stream that are computed at a time; the next waits in the transport.

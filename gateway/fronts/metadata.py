@@ -5,15 +5,10 @@ import os
 from collections.abc import Iterable
 
 from gateway.call import Answer, Metadata
-
-SERVED_BY = "modelyard-served-by"
-ATTEMPT = "modelyard-attempt"
-REQUEST_ID = "modelyard-request-id"
+from modelyard.metadata import ATTEMPT, REQUEST_ID, SERVED_BY, TARGET
 
 # Belongs to one hop, or is ours to say.
-_OURS = frozenset(
-    {"user-agent", "content-type", "te", REQUEST_ID, "modelyard-target", SERVED_BY, ATTEMPT}
-)
+_OURS = frozenset({"user-agent", "content-type", "te", REQUEST_ID, TARGET, SERVED_BY, ATTEMPT})
 
 _prefix = os.urandom(6).hex()
 _count = itertools.count(1)

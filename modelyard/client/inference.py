@@ -11,11 +11,9 @@ from modelyard.client.codec import Array, datatype_of, decode, decode_typed, enc
 from modelyard.client.steps import Reply
 from modelyard.errors import InvalidArgument, InvalidTensor, ModelyardError
 from modelyard.inference.v2 import open_inference_pb2 as oip
+from modelyard.metadata import ATTEMPT, REQUEST_ID, SERVED_BY
 from modelyard.names import VersionName
 
-SERVED_BY = "modelyard-served-by"
-ATTEMPT = "modelyard-attempt"
-REQUEST_ID = "modelyard-request-id"
 # Asks a stream for status codes in place of texts.
 REAL_ERRORS = ("triton_grpc_error", "true")
 

@@ -6,18 +6,20 @@ for a wrong setting, or when another supervisor works in the same run folder.
 """
 
 import asyncio
-import signal
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import structlog
 
 from modelyard import logs
 from modelyard.errors import FailedPrecondition
-from services.inference import metrics
-from services.inference.front import Front
+from modelyard.server import Server, signals
+from modelyard.settings import load
+from modelyard.telemetry import Metrics
+from services.inference.metrics import HostsCollector
 from services.inference.room import Lock, Room
-from services.inference.settings import InferenceSettings, load
+from services.inference.settings import InferenceSettings
 
 _log = structlog.get_logger(__name__)
 
@@ -28,44 +30,35 @@ async def serve(settings: InferenceSettings) -> None:
     Raises:
         FailedPrecondition: An address is taken.
     """
-    ending, at_once = asyncio.Event(), asyncio.Event()
-
-    def told() -> None:
-        (at_once if ending.is_set() else ending).set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told)
-    room, front = Room(settings), Front(settings.listen)
-    if settings.metrics_listen:
-        try:
-            metrics.serve(settings.metrics_listen, room.supervisor)
-        except OSError as error:
-            raise FailedPrecondition(
-                f"metrics_listen {settings.metrics_listen!r}: {error.strerror}"
-            ) from error
-    address = await front.start()
-    try:
+    at_once = asyncio.Event()
+    async with AsyncExitStack() as ends, signals(again=at_once.set) as ending:
+        room = Room(settings)
+        # Its own server answers health and reflection; inference is the hosts'.
+        server = Server(settings, ())
+        if settings.metrics_listen:
+            metrics = Metrics(settings.metrics_listen, [HostsCollector(room.supervisor)])
+            ends.callback(metrics.close)
+        address = await server.start()
+        ends.push_async_callback(server.stop, at_once=True)
+        await server.serving()
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(room.run(ending))
             _log.info("supervising", address=address, supervisor=settings.supervisor)
 
             async def end() -> None:
                 await ending.wait()
-                await front.drain()
+                await server.leave()
                 await at_once.wait()
                 _log.warning("told twice: the hosts are left")
                 working.cancel()
 
             watching = tasks.create_task(end())
             working.add_done_callback(lambda _: watching.cancel())
-    finally:
-        await front.stop()
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the supervisor; gives its exit code."""
-    settings = load(argv)
+    settings = load(InferenceSettings, argv)
     logs.configure("inference", level=settings.log_level)
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,8 @@
 """What Prometheus reads of the supervisor: taken from its state when it is read."""
 
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Protocol
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -38,11 +35,3 @@ class HostsCollector(Collector):
             "How often a host was started again after a failure.",
             value=self._supervisor.restarts,
         )
-
-
-def serve(listen: str, supervisor: Counted) -> tuple[WSGIServer, threading.Thread]:
-    """Answers Prometheus at `host:port`; raises OSError when the port is taken."""
-    registry = CollectorRegistry()
-    registry.register(HostsCollector(supervisor))
-    host, _, port = listen.rpartition(":")
-    return start_http_server(int(port), host.strip("[]"), registry)

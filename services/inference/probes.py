@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelyard.inference.v2 import open_inference_pb2 as pb
 from modelyard.inference.v2 import open_inference_pb2_grpc as pb_grpc
+from modelyard.metadata import TARGET
 from modelyard.names import VersionName
 
 # What a host's process that does not work answers with: nothing. Any other status is an answer.
@@ -46,7 +47,7 @@ class Prober:
         try:
             answer: pb.ModelReadyResponse = await stub.ModelReady(
                 pb.ModelReadyRequest(name=version.model, version=str(version.number)),
-                metadata=(("modelyard-target", str(version)),),
+                metadata=((TARGET, str(version)),),
                 timeout=self._timeout,
             )
         except grpc.aio.AioRpcError:

@@ -105,6 +105,8 @@ def assemble(
     arguments = ["--alive-file", str(alive), "--orphan-grace", str(settings.orphan_grace)]
     arguments += ["--threads", str(settings.threads), "--drain-grace", str(settings.drain_grace)]
     arguments += ["--max-message-bytes", str(settings.max_message_bytes)]
+    if settings.otlp_endpoint:
+        arguments += ["--otlp-endpoint", settings.otlp_endpoint]
     if settings.providers:
         arguments += ["--providers", ",".join(settings.providers)]
     logs = settings.data_dir / "logs"

@@ -1,40 +1,23 @@
-"""What the supervisor is told: by flags, by `MODELYARD_INFERENCE_…`, by defaults."""
+"""What the supervisor is told."""
 
 import hashlib
 import ipaddress
 import os
 import socket
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic import Field, field_validator, model_validator
+
+from modelyard.settings import Listed, ServerSettings, config
 
 # A socket's path has at most 107 bytes; a host's adds "/", 16 for its id, its restarts, ".sock".
 _LONGEST_RUN_DIR = 75
 
 
-def _listed(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-# In flags and in the environment a comma stands between two.
-Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
-
-
-class InferenceSettings(BaseSettings):
+class InferenceSettings(ServerSettings):
     """The supervisor's settings. Durations are in seconds."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="MODELYARD_INFERENCE_",
-        frozen=True,
-        extra="forbid",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_prog_name="python -m services.inference",
-    )
+    model_config = config("inference")
 
     registry: str = Field(description="The registry's address: unix:/path or host:port.")
     artifacts: str = Field(description="The artifact store: a folder or an fsspec URL.")
@@ -42,25 +25,19 @@ class InferenceSettings(BaseSettings):
     run_dir: Path = Field(description="Sockets and records of living hosts; a short path.")
     cache_dir: Path = Field(Path(), description="Artifacts on this machine; DATA_DIR/cache.")
     cache_bytes: int = Field(20 << 30, ge=0, description="The cache's limit, in bytes.")
-    listen: str = Field("127.0.0.1:0", description="Where health and reflection answer.")
-    metrics_listen: str = Field("", description="host:port for Prometheus; empty for none.")
     host_listen: str = Field("unix", description="Hosts answer on unix sockets, or on this IP.")
-    insecure: bool = Field(False, description="Hosts may listen beyond loopback without TLS.")
     models: Listed = Field(("*",), description="Patterns of models that are served here.")
     replicas: int = Field(1, ge=1, le=64, description="Hosts of each version.")
     starts: int = Field(0, ge=0, description="Hosts that load at a time; 0: one a processor.")
     threads: int = Field(0, ge=0, description="Of each host; 0: as many as processors.")
     providers: Listed = Field((), description="Execution providers, the preferred first.")
-    max_message_bytes: int = Field(128 << 20, gt=0, description="Of a request or response.")
     load_timeout: float = Field(300.0, gt=0, description="A host that loads longer is killed.")
-    drain_grace: float = Field(30.0, ge=0, description="Calls have so long to end in a drain.")
     orphan_grace: float = Field(15.0, ge=1, description="Hosts without supervisor end after.")
     check_every: float = Field(1.0, gt=0, description="Between health checks of a host.")
     check_timeout: float = Field(2.0, gt=0, description="Of one health check.")
     check_misses: int = Field(3, ge=1, description="Checks missed in a row: the host is killed.")
     supervisor: str = Field("", description="Its name; host name and a hash of DATA_DIR.")
     leave_hosts: bool = Field(False, description="SIGTERM leaves the hosts to the next one.")
-    log_level: str = Field("INFO", description="The least that is logged.")
 
     @field_validator("data_dir", "run_dir", "cache_dir")
     @classmethod
@@ -109,17 +86,3 @@ class InferenceSettings(BaseSettings):
                 " beyond loopback only with --insecure"
             )
         return self
-
-
-def load(argv: Sequence[str]) -> InferenceSettings:
-    """Reads the settings; a wrong one ends the process with 2 and a line that names it."""
-    try:
-        return InferenceSettings(_cli_parse_args=list(argv))  # type: ignore[call-arg]
-    except ValidationError as error:
-        for fault in error.errors():
-            field = ".".join(str(part) for part in fault["loc"]).replace("-", "_") or "settings"
-            given = "" if fault["type"] == "missing" or not fault["loc"] else f" {fault['input']!r}"
-            print(f"{field}{given}: {fault['msg']}", file=sys.stderr)
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-    raise SystemExit(2)

@@ -24,6 +24,7 @@ from modelyard.errors import (
     InvalidPageToken,
     VersionNotServing,
 )
+from modelyard.metadata import ACTOR, REVISION
 from modelyard.names import LabelName, ModelName, VersionName, check_model
 from modelyard.registry.v1 import model_pb2, registry_service_pb2_grpc
 from modelyard.registry.v1 import registry_service_pb2 as pb
@@ -36,8 +37,6 @@ from services.registry.verify import Verifier
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
 
-REVISION = "modelyard-revision"
-ACTOR = "modelyard-actor"
 # Signs of life on a quiet watch, in seconds.
 HEARTBEAT = 2.0
 # Unless the caller says otherwise: a hand-over waits so long for its version, in seconds.

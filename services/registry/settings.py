@@ -1,16 +1,10 @@
 """What the registry is told."""
 
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BeforeValidator, Field
-from pydantic_settings import NoDecode
+from pydantic import Field
 
-from modelyard.settings import ServerSettings, config
-
-
-def _listed(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+from modelyard.settings import Listed, ServerSettings, config
 
 
 class RegistrySettings(ServerSettings):
@@ -26,7 +20,7 @@ class RegistrySettings(ServerSettings):
     uploads: Path | None = Field(
         None, description="Where uploads grow; beside a local artifact store unless given."
     )
-    url_schemes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
+    url_schemes: Listed = Field(
         ("https", "s3", "gs", "abfs"), description="Of source_url; `file` only where it is named."
     )
     largest_file: int = Field(64 << 30, gt=0, description="The largest upload, in bytes.")

@@ -160,7 +160,7 @@ def test_one_supervisor_in_a_run_folder(start):
     ("flags", "told"),
     [
         (["--replicas", "0"], "replicas '0'"),
-        (["--host-listen", "foo"], "host_listen 'foo': Value error, neither 'unix' nor"),
+        (["--host-listen", "foo"], "host_listen 'foo': neither 'unix' nor"),
         (["--host-listen", "0.0.0.0"], "only with --insecure"),
         (["--run-dir", "/" + "x" * 90], "91 bytes long"),
         (["--listen", "nowhere:99999999"], "listen 'nowhere:99999999'"),

@@ -9,16 +9,18 @@ import asyncio
 import gc
 import logging
 import math
-import signal
 import sys
 from collections.abc import Sequence
-
-from grpc.aio import Server
+from contextlib import AsyncExitStack
 
 from modelyard import logs
 from modelyard.errors import InvalidArtifact
-from services.inference.host import cpus, metrics, serving, stages
+from modelyard.inference.v2 import open_inference_pb2_grpc as pb_grpc
+from modelyard.server import Server, signals
+from modelyard.telemetry import Metrics, Tracing
+from services.inference.host import cpus, stages
 from services.inference.host.engine import Engine
+from services.inference.host.metrics import StatisticsCollector
 from services.inference.host.orphan import orphaned
 from services.inference.host.servicer import HostServicer
 from services.inference.host.session import OnnxModel, SessionSettings
@@ -28,6 +30,8 @@ from services.inference.host.warm import prove, synthesize, warm
 from services.inference.host.workers import Workers
 
 _log = logging.getLogger(__name__)
+
+SERVICE = "inference.GRPCInferenceService"
 
 _FAULTY_ARTIFACT = 3
 # A model whose made-up input fails has told nothing of its speed.
@@ -54,27 +58,41 @@ def prepare(settings: HostSettings, threads: int) -> tuple[OnnxModel, float]:
 
 async def serve(settings: HostSettings, model: OnnxModel, usual_ns: float, threads: int) -> None:
     """Serves until told to end, then finishes the calls under way."""
-    workers = Workers(settings.workers or threads, settings.queue)
-    engine = Engine(settings.version.model, model, workers, usual_ns)
-    servicer = HostServicer(settings.version, engine)
-    ending = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.set)
-    server, address, health = await serving.start(servicer, settings)
-    if settings.metrics_port:
-        collector = metrics.StatisticsCollector(settings.version, engine.statistics, workers)
-        metrics.serve(collector, settings.metrics_port)
-    stages.say("serving", address=address)
-    watch = asyncio.ensure_future(_watch(settings, ending))
-    await ending.wait()
-    watch.cancel()
-    stages.say("draining")
-    await health.enter_graceful_shutdown()
-    await asyncio.sleep(settings.drain_propagation)
-    servicer.draining = True
-    await _stop(server, settings.drain_grace, loop)
-    workers.close()
+    async with AsyncExitStack() as ends:
+        workers = Workers(settings.workers or threads, settings.queue)
+        ends.callback(workers.close)
+        engine = Engine(settings.version.model, model, workers, usual_ns)
+        servicer = HostServicer(settings.version, engine)
+        tracing = None
+        if settings.otlp_endpoint:
+            tracing = Tracing("host", settings.otlp_endpoint)
+            ends.callback(tracing.close)
+        server = Server(settings, (SERVICE,), tracing)
+        pb_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server.handlers)
+        if settings.metrics_port:
+            collector = StatisticsCollector(settings.version, engine.statistics, workers)
+            metrics = Metrics(f"127.0.0.1:{settings.metrics_port}", [collector])
+            ends.callback(metrics.close)
+        at_once = asyncio.Event()
+        async with signals(again=at_once.set) as ending:
+            address = await server.start()
+            await server.serving()
+            stages.say("serving", address=address)
+            watch = asyncio.create_task(_watch(settings, ending))
+            await ending.wait()
+            watch.cancel()
+            stages.say("draining")
+            await server.leave()
+            servicer.draining = True
+            stopping = asyncio.create_task(server.stop())
+            impatient = asyncio.create_task(_stop_at(at_once, server))
+            await stopping
+            impatient.cancel()
+
+
+async def _stop_at(at_once: asyncio.Event, server: Server) -> None:
+    await at_once.wait()
+    await server.stop(at_once=True)
 
 
 async def _watch(settings: HostSettings, ending: asyncio.Event) -> None:
@@ -82,14 +100,6 @@ async def _watch(settings: HostSettings, ending: asyncio.Event) -> None:
         await orphaned(settings.alive_file, settings.orphan_grace)
         _log.warning("no supervisor for %g s: the host ends", settings.orphan_grace)
         ending.set()
-
-
-async def _stop(server: Server, grace: float, loop: asyncio.AbstractEventLoop) -> None:
-    """Lets calls end; a second signal ends them at once."""
-    stopping = asyncio.ensure_future(server.stop(grace))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: asyncio.ensure_future(server.stop(None)))
-    await stopping
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from modelyard.names import VersionName
 from services.inference.host.statistics import Statistics
@@ -24,7 +24,7 @@ class Runs(Protocol):
         ...
 
 
-class StatisticsCollector:
+class StatisticsCollector(Collector):
     """Reads the counters of one version when it is asked.
 
     Args:
@@ -74,10 +74,3 @@ class StatisticsCollector:
         )
         pending.add_metric(self._labels, self._workers.pending)
         yield pending
-
-
-def serve(collector: StatisticsCollector, port: int) -> None:
-    """Serves the metrics on a loopback port, from a thread of its own."""
-    registry = CollectorRegistry()
-    registry.register(collector)
-    start_http_server(port, addr="127.0.0.1", registry=registry)

@@ -21,6 +21,7 @@ from modelyard.errors import (
 )
 from modelyard.inference.v2 import open_inference_pb2 as pb
 from modelyard.inference.v2 import open_inference_pb2_grpc as pb_grpc
+from modelyard.metadata import TARGET
 from modelyard.names import VersionName
 from services.inference.host import description
 from services.inference.host.engine import Engine
@@ -28,7 +29,6 @@ from services.inference.host.tensors import CONTENTS, Array, encode
 
 _log = logging.getLogger(__name__)
 
-_TARGET = "modelyard-target"
 _STRICT = "triton_grpc_error"
 # Requests of one stream that are under way at once.
 _STREAM_WINDOW = 64
@@ -54,7 +54,7 @@ class HostServicer(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         """One inference."""
-        return await self._infer(request, _metadata(context, _TARGET), context.time_remaining())
+        return await self._infer(request, _metadata(context, TARGET), context.time_remaining())
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
@@ -65,7 +65,7 @@ class HostServicer(pb_grpc.GRPCInferenceServiceServicer):
         then it ends the stream with its status.
         """
         strict = _metadata(context, _STRICT) == "true"
-        target = _metadata(context, _TARGET)
+        target = _metadata(context, TARGET)
         answers: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None] = asyncio.Queue(
             _STREAM_WINDOW
         )
@@ -225,7 +225,7 @@ class HostServicer(pb_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ModelReadyResponse:
         """True for the version served, until the host drains."""
         try:
-            self._check_target(_metadata(context, _TARGET), request.name, request.version)
+            self._check_target(_metadata(context, TARGET), request.name, request.version)
         except ModelyardError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=not self.draining)
@@ -240,14 +240,14 @@ class HostServicer(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse:
         """The inputs and outputs."""
-        self._check_target(_metadata(context, _TARGET), request.name, request.version)
+        self._check_target(_metadata(context, TARGET), request.name, request.version)
         return description.metadata(self._version, self._engine.signature)
 
     async def ModelConfig(
         self, request: pb.ModelConfigRequest, context: Context
     ) -> pb.ModelConfigResponse:
         """The configuration, as perf_analyzer and Triton's clients read it."""
-        self._check_target(_metadata(context, _TARGET), request.name, request.version)
+        self._check_target(_metadata(context, TARGET), request.name, request.version)
         return description.config(self._version, self._engine.signature)
 
     async def ModelStatistics(
@@ -255,7 +255,7 @@ class HostServicer(pb_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ModelStatisticsResponse:
         """Counts and times since the host began."""
         if request.name:
-            self._check_target(_metadata(context, _TARGET), request.name, request.version)
+            self._check_target(_metadata(context, TARGET), request.name, request.version)
         return description.statistics(self._version, self._engine.statistics)
 
     async def RepositoryIndex(

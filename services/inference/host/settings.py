@@ -32,6 +32,7 @@ class HostSettings:
         metrics_port: Where Prometheus reads on loopback; 0 for nowhere.
         alive_file: What the supervisor touches every second; None for no supervisor.
         orphan_grace: How long to serve on without one, in seconds.
+        otlp_endpoint: Where spans go; none are made when empty.
     """
 
     version: VersionName
@@ -49,6 +50,12 @@ class HostSettings:
     metrics_port: int
     alive_file: Path | None
     orphan_grace: float
+    otlp_endpoint: str
+    # The gateway follows hosts by the registry, not by connections that age.
+    max_connection_age: float = 0.0
+
+    def credentials(self) -> None:
+        """None: hosts listen where only their machine or its mesh reaches them."""
 
 
 def parse(argv: Sequence[str] | None = None) -> HostSettings:
@@ -71,6 +78,7 @@ def parse(argv: Sequence[str] | None = None) -> HostSettings:
     add("--metrics-port", type=_from(0), default=0)
     add("--alive-file", type=Path)
     add("--orphan-grace", type=_seconds, default=15.0)
+    add("--otlp-endpoint", default="")
     given = vars(parser.parse_args(argv))
     version = VersionName(given.pop("model"), given.pop("version"))
     return HostSettings(version=version, **given)
