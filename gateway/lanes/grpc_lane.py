@@ -7,6 +7,7 @@ import grpc
 from gateway.call import INFER, Metadata
 from modelyard.calls import answer
 from modelyard.channels import open_channel
+from modelyard.errors import HostGone
 from modelyard.status import from_rpc_error
 
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -26,6 +27,10 @@ class GrpcEndpoint:
         try:
             return await answer(send(payload, timeout=timeout, metadata=metadata))
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.CANCELLED:
+                # Not by us, for then this would be CancelledError: a server that ends cancels
+                # what reached it and had not begun.
+                raise HostGone("the host ended the call before it began") from None
             raise from_rpc_error(error) from None
 
     async def close(self) -> None:

@@ -28,6 +28,10 @@ def up(
     replicas: Annotated[
         int, typer.Option("--replicas", min=1, max=64, help="Hosts of each version.")
     ] = 1,
+    otlp_endpoint: Annotated[
+        str,
+        typer.Option("--otlp-endpoint", help="Where spans go, such as http://127.0.0.1:4317."),
+    ] = "",
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")
@@ -51,6 +55,7 @@ def up(
         replicas=replicas,
         redis=redis,
         insecure=insecure,
+        otlp_endpoint=otlp_endpoint,
     )
     yard.run(
         layout(data),

@@ -25,6 +25,7 @@ class Options:
         replicas: Hosts of each version.
         redis: A Redis of your own, by URL; the yard starts one when None.
         insecure: Lets the gateway listen beyond loopback without TLS.
+        otlp_endpoint: Where every room's spans go; none are made when empty.
     """
 
     host: str = "127.0.0.1"
@@ -33,6 +34,7 @@ class Options:
     replicas: int = 1
     redis: str | None = None
     insecure: bool = False
+    otlp_endpoint: str = ""
 
     @property
     def address(self) -> str:
@@ -57,6 +59,7 @@ def registry(layout: Layout, options: Options) -> Room:
     url = options.redis or f"unix://{layout.redis_socket}"
     return _room(
         layout,
+        options,
         "registry",
         address,
         "services.registry",
@@ -69,6 +72,7 @@ def inference(layout: Layout, options: Options) -> Room:
     address = f"unix:{layout.inference_socket}"
     return _room(
         layout,
+        options,
         "inference",
         address,
         "services.inference",
@@ -82,6 +86,7 @@ def gateway(layout: Layout, options: Options) -> Room:
     """The gateway."""
     return _room(
         layout,
+        options,
         "gateway",
         options.address,
         "gateway",
@@ -92,7 +97,11 @@ def gateway(layout: Layout, options: Options) -> Room:
     )
 
 
-def _room(layout: Layout, name: str, address: str, module: str, *flags: str) -> Room:
+def _room(
+    layout: Layout, options: Options, name: str, address: str, module: str, *flags: str
+) -> Room:
+    if options.otlp_endpoint:
+        flags += ("--otlp-endpoint", options.otlp_endpoint)
     # The supervisor gives its hosts time to finish their calls first, and so ends last of all.
     return Room(
         name=name,

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from modelyard.client.aio import AsyncClient
@@ -38,13 +39,10 @@ def run(layout: Layout, options: Options, *, announce: Say, say: Say) -> None:
     """
     layout.make()
     with lock.held(layout.lock):
-        chosen = Options(
-            host=options.host,
+        chosen = replace(
+            options,
             grpc_port=ports.check(options.host, options.grpc_port, "--grpc-port"),
             metrics_port=ports.check(options.host, options.metrics_port, "--metrics-port"),
-            replicas=options.replicas,
-            redis=options.redis,
-            insecure=options.insecure,
         )
         asyncio.run(_run(layout, chosen, announce, say))
 

@@ -3,12 +3,17 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
+from modelyard.client import Client
 from modelyard.errors import Unavailable
 from modelyard.registry.v1 import host_pb2
+from tests.kit import graphs
 from tests.kit.scale import scale
 from tests.kit.traffic import Traffic
 from tests.kit.yard import Yard, running_yard
@@ -47,6 +52,13 @@ def hosts_of(yard: Yard, number: int) -> list[int]:
     ]
 
 
+def is_up(yard: Yard) -> bool:
+    try:
+        return yard.client.ready()
+    except Unavailable:
+        return False
+
+
 def serving(yard: Yard, number: int) -> int:
     """How many hosts serve a version; none as far as one can tell while the registry is away."""
     try:
@@ -67,6 +79,36 @@ def test_a_killed_host_costs_no_call(yard: Yard) -> None:
             wait_until(lambda: serving(yard, LIVE) == 2)
             traffic.wait_for(50)
     assert traffic.failures == []
+
+
+def test_a_host_that_is_told_to_end_costs_no_call(yard: Yard) -> None:
+    wait_until(lambda: serving(yard, LIVE) == 2)
+    with Traffic(yard.address, MODEL) as traffic:
+        traffic.wait_for(50)
+        for _ in range(3):
+            leaving = hosts_of(yard, LIVE)[0]
+            next(p for p in yard.processes() if p.pid == leaving).terminate()
+            wait_until(lambda gone=leaving: gone not in hosts_of(yard, LIVE))
+            wait_until(lambda: serving(yard, LIVE) == 2)
+            traffic.wait_for(50)
+    assert traffic.failures == []
+
+
+def test_a_gateway_that_is_told_to_end_answers_what_it_has_begun(yard: Yard) -> None:
+    folder = yard.layout.data
+    onnx.save(graphs.loop(), folder / "slow.onnx")
+    yard.client.register("slow", folder / "slow.onnx", wait=True)
+    # Some half a second each on one thread, while the machine does nothing else.
+    inputs = {"rounds": np.int64(500_000), "x": np.ones(1, np.float32)}
+    with ThreadPoolExecutor(4) as callers, Client(yard.address) as client:
+        under_way = [callers.submit(client.infer, "slow", inputs, deadline=60.0) for _ in range(4)]
+        wait_until(lambda: sum(r.pending for r in client.status().replicas) == 4)
+        before = yard.room("gateway")
+        before.terminate()
+        assert [str(f.result().served_by) for f in under_way] == ["models/slow/versions/1"] * 4
+    wait_until(lambda: not before.is_running())
+    wait_until(lambda: is_up(yard))
+    yard.client.remove_label("slow", "live")
 
 
 @pytest.mark.parametrize(

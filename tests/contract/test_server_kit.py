@@ -1,0 +1,350 @@
+"""What every server gives: TLS, health and its drain, reflection, channelz, message limits."""
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from modelyard.errors import FailedPrecondition, MessageTooLarge
+from modelyard.server import Server
+from modelyard.settings import ServerSettings, config
+from modelyard.status import from_rpc_error
+
+SERVICE = "inference.GRPCInferenceService"
+LIMIT = 10_000
+# So long may a step of a test take on a machine that does much else; none is meant to.
+PATIENCE = 30.0
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Settings(ServerSettings):
+    """A server's settings, without an environment."""
+
+    model_config = config("server_kit_test")
+
+
+class Servant(grpc.GenericRpcHandler):
+    """Echoes, answers at a length, or works until it is told to end."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.end = asyncio.Event()
+        self.order: list[str] = []
+
+    def service(self, details: Any) -> Any:
+        methods = {"/test/Echo": self._echo, "/test/Long": self._long, "/test/Work": self._work}
+        method = methods.get(details.method)
+        return method and grpc.unary_unary_rpc_method_handler(method)
+
+    async def _echo(self, request: bytes, context: Any) -> bytes:
+        return request
+
+    async def _long(self, request: bytes, context: Any) -> bytes:
+        return bytes(int(request))
+
+    async def _work(self, request: bytes, context: Any) -> bytes:
+        self.began.set()
+        await self.end.wait()
+        self.order.append("answered")
+        return request
+
+
+@asynccontextmanager
+async def serve(**given: Any) -> AsyncIterator[tuple[Server, Servant, str]]:
+    """A server that serves; gives its address too."""
+    settings = Settings.model_validate({"drain_propagation": 0.0, "drain_grace": PATIENCE, **given})
+    server, servant = Server(settings, [SERVICE]), Servant()
+    server.handlers.add_generic_rpc_handlers((servant,))
+    address = await server.start()
+    await server.serving()
+    try:
+        async with asyncio.timeout(PATIENCE * 3):
+            yield server, servant, address
+    finally:
+        await server.stop(at_once=True)
+
+
+async def _call(channel: grpc.aio.Channel, method: str, request: bytes) -> bytes:
+    answer = await channel.unary_unary(f"/test/{method}")(request, timeout=PATIENCE)
+    assert isinstance(answer, bytes)
+    return answer
+
+
+async def _refused(channel: grpc.aio.Channel) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await _call(channel, "Echo", b"hello")
+    code = caught.value.code()
+    assert isinstance(code, grpc.StatusCode)
+    return code
+
+
+async def _health(channel: grpc.aio.Channel, service: str) -> int:
+    answer = await health_pb2_grpc.HealthStub(channel).Check(
+        health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE
+    )
+    return int(answer.status)
+
+
+# TLS
+
+
+@dataclass
+class Authority:
+    """Signs certificates for 127.0.0.1, in a folder of its own."""
+
+    folder: Path
+    signed: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        self.cert, self._key = self.folder / "ca.pem", self.folder / "ca.key"
+        self._openssl("req", "-x509", "-new", *self._keys(self._key), "-out", self.cert)
+
+    def sign(self) -> tuple[Path, Path]:
+        """A new certificate and its key."""
+        self.signed += 1
+        cert, key = (self.folder / f"{self.signed}.{end}" for end in ("pem", "key"))
+        asked, names = self.folder / "asked", self.folder / "names"
+        names.write_text("subjectAltName=IP:127.0.0.1")
+        self._openssl("req", "-new", *self._keys(key), "-out", asked)
+        self._openssl(
+            *("x509", "-req", "-in", asked, "-out", cert, "-days", "2", "-extfile", names),
+            *("-CA", self.cert, "-CAkey", self._key, "-CAcreateserial"),
+        )
+        return cert, key
+
+    def _keys(self, key: Path) -> tuple[str | Path, ...]:
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+        return (*curve, "-nodes", "-subj", f"/CN={self.folder.name}", "-keyout", key)
+
+    def _openssl(self, *argv: str | Path) -> None:
+        subprocess.run(["openssl", *map(str, argv)], check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Callable[[str], Authority]:
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make certificates with")
+    return lambda name: Authority(tmp_path / name)
+
+
+def _secure(
+    address: str, roots: Authority, pair: tuple[Path, Path] | None = None
+) -> grpc.aio.Channel:
+    cert, key = (path.read_bytes() for path in pair) if pair else (None, None)
+    credentials = grpc.ssl_channel_credentials(roots.cert.read_bytes(), key, cert)
+    return grpc.aio.secure_channel(address, credentials)
+
+
+async def test_tls_answers_those_who_trust_its_authority(
+    authority: Callable[[str], Authority],
+) -> None:
+    ours, strange = authority("ours"), authority("strange")
+    cert, key = ours.sign()
+    async with serve(tls_cert=cert, tls_key=key) as (_, _, address):
+        async with _secure(address, ours) as channel:
+            assert await _call(channel, "Echo", b"hello") == b"hello"
+        async with _secure(address, strange) as channel:
+            assert await _refused(channel) is grpc.StatusCode.UNAVAILABLE
+        async with grpc.aio.insecure_channel(address) as channel:
+            assert await _refused(channel) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_mutual_tls_refuses_a_client_without_a_certificate(
+    authority: Callable[[str], Authority],
+) -> None:
+    ours, clients, strange = authority("ours"), authority("clients"), authority("strange")
+    cert, key = ours.sign()
+    given = {"tls_cert": cert, "tls_key": key, "tls_client_ca": clients.cert}
+    async with serve(**given) as (_, _, address):
+        async with _secure(address, ours, clients.sign()) as channel:
+            assert await _call(channel, "Echo", b"hello") == b"hello"
+        # Nor does it help that the same authority signed the server's own.
+        for pair in (None, strange.sign(), ours.sign()):
+            async with _secure(address, ours, pair) as channel:
+                assert await _refused(channel) is grpc.StatusCode.UNAVAILABLE
+
+
+# Listening
+
+
+async def test_an_address_that_is_taken_is_named() -> None:
+    async with serve() as (_, _, address):
+        second = Server(Settings.model_validate({"listen": address}), [])
+        with pytest.raises(FailedPrecondition, match=address) as caught:
+            await second.start()
+        assert caught.value.metadata == {"field": "listen"}
+        await second.stop(at_once=True)
+
+
+# Health and the drain
+
+
+async def test_health_tells_of_the_server_and_of_each_service() -> None:
+    async with serve() as (server, _, address), grpc.aio.insecure_channel(address) as channel:
+        for service in ("", SERVICE):
+            assert await _health(channel, service) == SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _health(channel, "strange.Service")
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        await server.serving(False)
+        for service in ("", SERVICE):
+            assert await _health(channel, service) == NOT_SERVING
+
+
+async def test_a_drain_is_told_before_any_call_is_refused() -> None:
+    async with serve() as (server, servant, address), grpc.aio.insecure_channel(address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        working = asyncio.create_task(_call(channel, "Work", b"done"))
+        await servant.began.wait()
+
+        await server.leave()
+        assert (await watch.read()).status == NOT_SERVING
+        assert await _health(channel, SERVICE) == NOT_SERVING
+        # Those who have not heard yet are still answered.
+        assert await _call(channel, "Echo", b"late") == b"late"
+        # And nothing makes it welcome calls again.
+        await server.serving()
+        assert await _health(channel, "") == NOT_SERVING
+        assert not working.done()
+
+        servant.end.set()
+        assert await working == b"done"
+        watch.cancel()
+
+
+async def test_a_call_in_flight_ends_well_before_the_server_does() -> None:
+    async with serve() as (server, servant, address), grpc.aio.insecure_channel(address) as channel:
+        working = asyncio.create_task(_call(channel, "Work", b"done"))
+        await servant.began.wait()
+        draining = asyncio.create_task(server.drain())
+        draining.add_done_callback(lambda _: servant.order.append("closed"))
+
+        # A new connection is refused from some moment on, while the old call goes on.
+        refused = None
+        while refused is None:
+            options = (("grpc.use_local_subchannel_pool", 1),)
+            async with grpc.aio.insecure_channel(address, options=options) as late:
+                try:
+                    await _call(late, "Echo", b"late")
+                except grpc.aio.AioRpcError as error:
+                    refused = error.code()
+        assert refused is grpc.StatusCode.UNAVAILABLE
+        assert not working.done()
+        assert not draining.done()
+
+        servant.end.set()
+        assert await working == b"done"
+        await draining
+        assert servant.order == ["answered", "closed"]
+
+
+async def test_a_call_longer_than_the_grace_is_ended() -> None:
+    async with (
+        serve(drain_grace=0.0) as (server, servant, address),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        working = asyncio.create_task(_call(channel, "Work", b"done"))
+        await servant.began.wait()
+        await server.drain()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await working
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert servant.order == []
+
+
+# What looks into it
+
+
+async def test_reflection_lists_the_services() -> None:
+    request = reflection_pb2.ServerReflectionRequest
+    async with serve() as (_, _, address), grpc.aio.insecure_channel(address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        asked = (request(list_services=""), request(file_containing_symbol="strange.Service"))
+        answers = [a async for a in stub.ServerReflectionInfo(iter(asked), timeout=PATIENCE)]
+    assert {service.name for service in answers[0].list_services_response.service} == {
+        SERVICE,
+        "grpc.channelz.v1.Channelz",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+    assert answers[1].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+@pytest.mark.parametrize("service", [SERVICE, "grpc.health.v1.Health"])
+async def test_reflection_describes_services_of_either_pool(service: str) -> None:
+    asked = (reflection_pb2.ServerReflectionRequest(file_containing_symbol=service),)
+    async with serve() as (_, _, address), grpc.aio.insecure_channel(address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        (answer,) = [a async for a in stub.ServerReflectionInfo(iter(asked), timeout=PATIENCE)]
+    described = {
+        f"{file.package}.{held.name}"
+        for file in map(
+            descriptor_pb2.FileDescriptorProto.FromString,
+            answer.file_descriptor_response.file_descriptor_proto,
+        )
+        for held in file.service
+    }
+    assert service in described
+
+
+async def test_channelz_tells_of_the_server_and_its_calls() -> None:
+    async with serve() as (_, _, address), grpc.aio.insecure_channel(address) as channel:
+        assert await _call(channel, "Echo", b"hello") == b"hello"
+        stub = channelz_pb2_grpc.ChannelzStub(channel)
+        port = int(address.rpartition(":")[2])
+        told = await stub.GetServers(channelz_pb2.GetServersRequest(), timeout=PATIENCE)
+        # One process may have run several servers: ours is the one that listens on our port.
+        (ours,) = [
+            server
+            for server in told.server
+            for listening in server.listen_socket
+            if listening.name.endswith(f":{port}")
+        ]
+        assert ours.data.calls_started >= 1
+        assert ours.data.calls_succeeded >= 1
+
+
+# Message limits
+
+
+async def test_messages_up_to_the_limit_pass() -> None:
+    async with (
+        serve(max_message_bytes=LIMIT) as (_, _, address),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        assert await _call(channel, "Echo", bytes(LIMIT)) == bytes(LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [("Echo", bytes(LIMIT + 1)), ("Long", str(LIMIT + 1).encode())],
+    ids=["request", "response"],
+)
+async def test_a_message_over_the_limit_is_too_large(method: str, request_: bytes) -> None:
+    async with (
+        serve(max_message_bytes=LIMIT) as (_, _, address),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _call(channel, method, request_)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        error = from_rpc_error(caught.value)
+        assert (type(error), error.reason) == (MessageTooLarge, "MESSAGE_TOO_LARGE")
+        assert str(LIMIT + 1) in error.message
+        assert str(LIMIT) in error.message.replace(str(LIMIT + 1), "")
+        # The connection is as good as before.
+        assert await _call(channel, "Echo", b"hello") == b"hello"
