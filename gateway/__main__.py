@@ -12,9 +12,12 @@ from contextlib import AsyncExitStack
 
 import structlog
 
+from gateway.access_log import AccessLog
 from gateway.catalogue import Catalogue
 from gateway.control import FILES, ControlPlane
+from gateway.defaults import Defaults
 from gateway.fronts.grpc_front import InferenceFront
+from gateway.guards import Guards
 from gateway.lanes.grpc_lane import connector
 from gateway.meter import Meter
 from gateway.metrics import TrafficCollector
@@ -62,12 +65,19 @@ async def serve(settings: GatewaySettings) -> None:
         meter = Meter()
         replicas = Replicas(connector(settings.max_message_bytes), clock, random.Random())
         ends.push_async_callback(replicas.close)
-        router = Router(lambda: catalog.catalog, settings.default_deadline, settings.max_attempts)
+        router = Router(
+            lambda: catalog.catalog, clock, settings.default_deadline, settings.max_attempts
+        )
+        guards = Guards(replicas, clock, random.Random())
+        catalog.on_change(lambda now: guards.forget(frozenset(now.models)))
         tracing = None
         if settings.otlp_endpoint:
             tracing = Tracing("gateway", settings.otlp_endpoint)
             ends.callback(tracing.close)
-        service = stack(router, Racer(replicas, clock, meter.retried), meter, clock, tracing)
+        defaults = Defaults(lambda: catalog.catalog, clock)
+        racer = Racer(replicas, guards, defaults, meter, clock, tracing)
+        access = AccessLog(settings.access_log, clock)
+        service = stack(router, racer, meter, access, clock, tracing=tracing)
 
         server = Server(settings, SERVICES)
         # The front comes before the servicer, which knows the same two methods by name.
@@ -86,12 +96,14 @@ async def serve(settings: GatewaySettings) -> None:
         )
         gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(
             GatewayServicer(
-                meter, replicas, lambda: catalog.revision, lambda: catalog.heard_at, clock
+                *(meter, replicas, router, guards),
+                *(lambda: catalog.catalog, lambda: catalog.heard_at, clock),
             ),
             server.handlers,
         )
         if settings.metrics_listen:
-            metrics = Metrics(settings.metrics_listen, [TrafficCollector(meter, replicas)])
+            collector = TrafficCollector(meter, replicas, guards, clock)
+            metrics = Metrics(settings.metrics_listen, [collector])
             ends.callback(metrics.close)
         address = await server.start()
         hosts.on_change(replicas.update)
@@ -105,6 +117,7 @@ async def serve(settings: GatewaySettings) -> None:
         await ending.wait()
         _log.info("draining")
         await server.drain()
+        await racer.close()
 
 
 def main(argv: Sequence[str]) -> int:

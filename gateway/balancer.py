@@ -43,6 +43,11 @@ class PeakEwma:
             weight = math.exp(-elapsed / self._decay)
             self._average = self._average * weight + latency * (1.0 - weight)
 
+    def observe_at_least(self, latency: float, now: float) -> None:
+        """Records a call that was given up after so long: it can only make the average worse."""
+        if latency > self._average:
+            self.observe(latency, now)
+
     def cost(self) -> float:
         """What one more call here would cost, in seconds."""
         return (self._average or UNKNOWN) * (self.pending + 1)

@@ -6,12 +6,18 @@ A front makes a `Call`; the stack answers it; lanes are `Endpoint`s. None of the
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from gateway.limits import Priority
 from gateway.plan import Kind
-from modelyard.names import VersionName
+from gateway.sequences import Sequence
+from modelyard.metadata import PRIORITY
+from modelyard.names import ModelName, VersionName
 
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 INFER = "ModelInfer"
+
+# Who answers: a version, or for a model no version of it.
+Answerer: TypeAlias = VersionName | ModelName
 
 
 @dataclass(slots=True)
@@ -25,7 +31,9 @@ class Call:
         deadline: On the gateway's clock, in seconds; None until the stack gives one.
         request_id: The caller's, or one that the front made.
         metadata: What the caller sent and hosts should see.
+        sequence: What the call says of the sequence that it belongs to; None for none.
         target: The version that the route chose; None before it did.
+        host: Where a sequence lives; "" for any host.
     """
 
     model: str
@@ -34,7 +42,17 @@ class Call:
     deadline: float | None
     request_id: str
     metadata: Metadata = ()
+    sequence: Sequence | None = None
     target: VersionName | None = None
+    host: str = ""
+
+    @property
+    def priority(self) -> Priority:
+        """How important the call is; looked for only where something must wait."""
+        for key, value in self.metadata:
+            if key == PRIORITY and isinstance(value, str):
+                return Priority.__members__.get(value.upper(), Priority.DEFAULT)
+        return Priority.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +61,17 @@ class Answer:
 
     Attributes:
         payload: The serialized response.
-        served_by: The version that answered.
+        served_by: The version that answered; the model for a constant of its route.
         attempt: What sort of attempt brought the answer.
         attempts: How many were started, the winner included.
+        host: The host that answered; "" for none.
     """
 
     payload: bytes
-    served_by: VersionName
+    served_by: Answerer
     attempt: Kind
     attempts: int = 1
+    host: str = ""
 
 
 class Endpoint(Protocol):

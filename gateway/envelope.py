@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 from modelyard.errors import InvalidArgument
 
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
-_MODEL, _VERSION, _ID, _PARAMETERS = 1, 2, 3, 4
+_INPUTS, _SHAPE = 5, 3
 
 Parameter: TypeAlias = bool | int | str | float
 
@@ -83,6 +83,29 @@ def _read(data: bytes) -> Envelope:
     if at != end:
         raise _Malformed
     return envelope
+
+
+def rows(payload: bytes) -> int:
+    """The first dimension of a request's first input; 1 where it has none.
+
+    Raises:
+        InvalidArgument: The bytes are no message.
+    """
+    try:
+        for number, content in _fields(payload):
+            if number == _INPUTS and isinstance(content, bytes):
+                return _first_dimension(content)
+    except (_Malformed, IndexError):
+        raise InvalidArgument("the request is not a ModelInferRequest message") from None
+    return 1
+
+
+def _first_dimension(tensor: bytes) -> int:
+    for number, content in _fields(tensor):
+        if number == _SHAPE:
+            # Packed, or one by one from an old client.
+            return content if isinstance(content, int) else _varint(content, 0)[0]
+    return 1
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

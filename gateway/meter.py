@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from gateway.plan import Kind
 from modelyard.names import VersionName
 
 BUCKETS_A_DOUBLING: Final = 8
@@ -40,14 +41,43 @@ def quantile(counts: Mapping[int, int], q: float) -> float:
 
 
 @dataclass(slots=True)
+class Attempts:
+    """The attempts of one kind on one version. Only ever grows."""
+
+    started: int = 0
+    won: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+    def since(self, before: "Attempts") -> "Attempts":
+        """What came after an earlier copy."""
+        return Attempts(
+            self.started - before.started,
+            self.won - before.won,
+            self.failed - before.failed,
+            self.cancelled - before.cancelled,
+        )
+
+
+@dataclass(slots=True)
 class Tally:
-    """The calls of one version, or of a model where no version answered. Only ever grows."""
+    """The calls of one version, or of a model where no version answered. Only ever grows.
+
+    Attributes:
+        succeeded: Calls that it answered.
+        failed: Calls that it was chosen for, and that failed.
+        exhausted: Retries and hedges that the budget did not pay for.
+        seconds: Of all answered calls.
+        latencies: Of answered calls, by bucket.
+        attempts: By kind.
+    """
 
     succeeded: int = 0
     failed: int = 0
-    retries: int = 0
+    exhausted: int = 0
     seconds: float = 0.0
     latencies: dict[int, int] = field(default_factory=dict)
+    attempts: dict[Kind, Attempts] = field(default_factory=dict)
 
     def since(self, before: "Tally") -> "Tally":
         """What came after an earlier copy."""
@@ -56,17 +86,30 @@ class Tally:
             for index, count in self.latencies.items()
             if count > before.latencies.get(index, 0)
         }
+        nothing = Attempts()
+        attempts = {
+            kind: counted.since(before.attempts.get(kind, nothing))
+            for kind, counted in self.attempts.items()
+        }
         return Tally(
             self.succeeded - before.succeeded,
             self.failed - before.failed,
-            self.retries - before.retries,
+            self.exhausted - before.exhausted,
             self.seconds - before.seconds,
             latencies,
+            attempts,
         )
 
     def copy(self) -> "Tally":
         """A copy that stays as it is."""
-        return Tally(self.succeeded, self.failed, self.retries, self.seconds, dict(self.latencies))
+        return self.since(Tally())
+
+    def of(self, kind: Kind) -> Attempts:
+        """The attempts of a kind, to be counted on."""
+        attempts = self.attempts.get(kind)
+        if attempts is None:
+            attempts = self.attempts[kind] = Attempts()
+        return attempts
 
 
 # A model, and the version's number; 0 where no version answered.
@@ -98,9 +141,25 @@ class Meter:
         """Counts a call that failed."""
         self.of(key).failed += 1
 
-    def retried(self, version: VersionName) -> None:
-        """Counts an attempt that was a retry."""
-        self.of((version.model, version.number)).retries += 1
+    def started(self, key: Key, kind: Kind) -> None:
+        """Counts an attempt that was made."""
+        self.of(key).of(kind).started += 1
+
+    def won(self, key: Key, kind: Kind) -> None:
+        """Counts an attempt whose answer the caller gets."""
+        self.of(key).of(kind).won += 1
+
+    def attempt_failed(self, key: Key, kind: Kind) -> None:
+        """Counts an attempt that failed."""
+        self.of(key).of(kind).failed += 1
+
+    def cancelled(self, key: Key, kind: Kind) -> None:
+        """Counts an attempt that was given up."""
+        self.of(key).of(kind).cancelled += 1
+
+    def exhausted(self, version: VersionName) -> None:
+        """Counts a retry or a hedge that was not made because the budget was spent."""
+        self.of((version.model, version.number)).exhausted += 1
 
     def copy(self) -> dict[Key, Tally]:
         """All tallies as they are now."""

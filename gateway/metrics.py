@@ -1,6 +1,6 @@
 """What Prometheus reads of the gateway: taken from the meter when it is read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -10,6 +10,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from gateway.guards import Guards
 from gateway.meter import Meter, upper_bound
 from gateway.replicas import Replicas
 
@@ -23,19 +24,31 @@ _LABELS = ["model", "version"]
 
 
 class TrafficCollector(Collector):
-    """Calls, retries and durations by version, and the replicas' state."""
+    """Calls, attempts and durations by version, and the state of replicas and guards."""
 
-    def __init__(self, meter: Meter, replicas: Replicas) -> None:
+    def __init__(
+        self, meter: Meter, replicas: Replicas, guards: Guards, clock: Callable[[], float]
+    ) -> None:
         self._meter = meter
         self._replicas = replicas
+        self._guards = guards
+        self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
         """The figures of this moment."""
         calls = CounterMetricFamily(
             "modelyard_calls", "Inference calls by outcome.", labels=[*_LABELS, "outcome"]
         )
-        retries = CounterMetricFamily(
-            "modelyard_retries", "Attempts that were retries.", labels=_LABELS
+        attempts = CounterMetricFamily(
+            "modelyard_attempts",
+            "Attempts by kind (primary, retry, hedge, fallback, rendezvous, default) and event"
+            " (started, won, failed, cancelled).",
+            labels=[*_LABELS, "kind", "event"],
+        )
+        exhausted = CounterMetricFamily(
+            "modelyard_budget_exhausted",
+            "Retries and hedges that were not made because the extra-load budget was spent.",
+            labels=_LABELS,
         )
         durations = HistogramMetricFamily(
             "rpc_server_call_duration_seconds", "Calls that succeeded.", labels=_LABELS
@@ -44,10 +57,14 @@ class TrafficCollector(Collector):
             labels = [model, str(number) if number else ""]
             calls.add_metric([*labels, "success"], tally.succeeded)
             calls.add_metric([*labels, "failure"], tally.failed)
-            retries.add_metric(labels, tally.retries)
+            exhausted.add_metric(labels, tally.exhausted)
+            for kind, counted in tally.attempts.items():
+                for event in ("started", "won", "failed", "cancelled"):
+                    attempts.add_metric([*labels, kind, event], getattr(counted, event))
             durations.add_metric(labels, _buckets(tally.latencies), tally.seconds)
         yield calls
-        yield retries
+        yield attempts
+        yield exhausted
         yield durations
         pending = GaugeMetricFamily(
             "modelyard_replica_pending", "Calls under way.", labels=[*_LABELS, "host"]
@@ -56,6 +73,26 @@ class TrafficCollector(Collector):
             labels = [replica.version.model, str(replica.version.number), replica.host]
             pending.add_metric(labels, replica.load.pending)
         yield pending
+        yield from self._limits()
+
+    def _limits(self) -> Iterator[Metric]:
+        limit = GaugeMetricFamily(
+            "modelyard_limit", "Attempts that the version gets at a time.", labels=_LABELS
+        )
+        in_flight = GaugeMetricFamily("modelyard_in_flight", "Attempts under way.", labels=_LABELS)
+        waiting = GaugeMetricFamily(
+            "modelyard_waiting", "Attempts that wait for room.", labels=_LABELS
+        )
+        circuit = GaugeMetricFamily(
+            "modelyard_circuit_open", "1 while calls with another way go around.", labels=_LABELS
+        )
+        for version, limiter in sorted(self._guards.limits().items()):
+            labels = [version.model, str(version.number)]
+            limit.add_metric(labels, int(limiter.gradient.limit))
+            in_flight.add_metric(labels, limiter.in_flight)
+            waiting.add_metric(labels, limiter.waiting)
+            circuit.add_metric(labels, self._guards.circuits.is_open(version, self._clock()))
+        yield from (limit, in_flight, waiting, circuit)
 
 
 def _buckets(latencies: dict[int, int]) -> list[tuple[str, float]]:

@@ -2,19 +2,46 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NoReturn
 
-from gateway.call import INFER, Answer, Call
-from gateway.plan import Kind, Plan
-from gateway.referee import Accept, Fail, Phase, Race, Start, Wait, next_action
+from opentelemetry.trace import SpanKind
+
+from gateway.call import INFER, Answer, Answerer, Call, Metadata
+from gateway.defaults import Defaults
+from gateway.guards import Guards
+from gateway.latency import size_class
+from gateway.limits import Limiter
+from gateway.meter import Meter
+from gateway.plan import Attempt, Kind, Plan
+from gateway.referee import Accept, Fail, Failure, Phase, Race, Start, Wait, next_action
 from gateway.replicas import Replica, Replicas
-from modelyard.errors import HostGone, Internal, ModelyardError, VersionNotServing
+from modelyard.errors import Internal, ModelyardError, SequenceLost, VersionNotServing
 from modelyard.metadata import TARGET
 from modelyard.names import VersionName
+from modelyard.telemetry import Tracing
 
 # A call to a version whose only host is being started waits for it, at most so many seconds.
 PATIENCE = 5.0
 # A replica that failed this call gets it again, if no other came, after so many seconds.
 SECOND_CHANCE = 1.0
+# How gRPC counts attempts for servers (gRFC A6).
+PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
+
+
+@dataclass(slots=True)
+class _Run:
+    """One race under way: what the referee sees, and what it need not."""
+
+    call: Call
+    plan: Plan
+    race: Race
+    size: int
+    tried: list[Replica] = field(default_factory=list)
+    pending: dict[asyncio.Task[bytes], int] = field(default_factory=dict)
+    answers: dict[int, tuple[bytes, Answerer]] = field(default_factory=dict)
+    started: int = 0
+    median: float = 0.0
 
 
 class Racer:
@@ -22,19 +49,29 @@ class Racer:
 
     Args:
         replicas: Where attempts go.
+        guards: Asked before each attempt, and told how it ended.
+        defaults: Answers where no host does.
+        meter: Counts attempts.
         clock: Seconds, monotonic; the clock of every deadline.
-        on_retry: Told of each retry.
+        tracing: Makes a span of each attempt; None for no spans.
     """
 
     def __init__(
         self,
         replicas: Replicas,
+        guards: Guards,
+        defaults: Defaults,
+        meter: Meter,
         clock: Callable[[], float],
-        on_retry: Callable[[VersionName], None] = lambda version: None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._replicas = replicas
+        self._guards = guards
+        self._defaults = defaults
+        self._meter = meter
         self._clock = clock
-        self._on_retry = on_retry
+        self._tracing = tracing
+        self._losers: set[asyncio.Task[bytes]] = set()
 
     async def run(self, call: Call, plan: Plan) -> Answer:
         """Runs one race; `call.deadline` is set.
@@ -42,80 +79,237 @@ class Racer:
         Raises:
             ModelyardError: What the referee lost the race for.
         """
-        clock = self._clock
-        now = clock()
+        now = self._clock()
         assert call.deadline is not None, "the deadline stands before the race"
         race = Race(plan, now, call.deadline)
-        tried: list[Replica] = []
-        pending: dict[asyncio.Task[bytes], int] = {}
-        answers: dict[int, bytes] = {}
+        run = _Run(call, plan, race, size_class(len(call.payload)))
+        self._guards.budget(call.model).deposit(now)
+        if plan.hedge is not None:
+            self._set_hedge(run, now)
         try:
             while True:
                 match next_action(race, now):
                     case Start(index):
-                        if plan.attempts[index].kind is Kind.RETRY:
-                            self._on_retry(plan.attempts[index].target)
-                        race.phases[index] = Phase.PENDING
-                        attempt = self._attempt(call, plan, index, tried)
-                        if pending or not _alone(next_action(race, now), race):
-                            pending[asyncio.create_task(attempt)] = index
-                        else:
-                            # Nothing else can happen before this ends: no task is needed.
-                            try:
-                                answers[index] = await attempt
-                            except ModelyardError as error:
-                                race.errors[index] = error
-                                race.phases[index] = Phase.FAILED
-                            else:
-                                race.phases[index] = Phase.SUCCEEDED
+                        await self._start(run, index, now)
                     case Accept(index):
-                        won = plan.attempts[index]
-                        started = sum(p is not Phase.UNSTARTED for p in race.phases)
-                        return Answer(answers[index], won.target, won.kind, started)
+                        return self._accept(run, index, now)
                     case Fail(error):
                         raise error
                     case Wait(until):
-                        done, _ = await asyncio.wait(
-                            pending,
-                            timeout=max(until - now, 0.0),
-                            return_when=asyncio.FIRST_COMPLETED,
-                        )
-                        for task in done:
-                            _record(race, answers, pending.pop(task), task)
-                now = clock()
+                        await self._wait(run, until - now)
+                now = self._clock()
         finally:
-            for task in pending:
+            for task in run.pending:
+                # Nobody waits for a loser: it ends in the background, down to its host.
                 task.cancel()
+                self._losers.add(task)
+                task.add_done_callback(self._losers.discard)
 
-    async def _attempt(self, call: Call, plan: Plan, index: int, tried: list[Replica]) -> bytes:
+    async def close(self) -> None:
+        """Returns when every loser has ended."""
+        await asyncio.gather(*self._losers, return_exceptions=True)
+
+    @property
+    def losers(self) -> int:
+        """Attempts that were cancelled and have not ended yet."""
+        return len(self._losers)
+
+    def _set_hedge(self, run: _Run, now: float) -> None:
+        target, hedge = run.plan.attempts[0].target, run.plan.hedge
+        assert target is not None, "a route begins with a version"
+        assert hedge is not None, "asked for"
+        trigger = self._guards.trigger(target, run.size, hedge, now)
+        if trigger is not None:
+            run.race.hedge_at = now + trigger.delay
+            run.median = trigger.median
+
+    async def _start(self, run: _Run, index: int, now: float) -> None:
+        """Starts an attempt, or writes down why it is not made."""
+        attempt, race = run.plan.attempts[index], run.race
+        if attempt.kind is Kind.DEFAULT:
+            self._default(run, index, now)
+            return
+        if attempt.kind is not Kind.PRIMARY or run.plan.alternatives:
+            refused = self._refused(run, attempt, now)
+            if refused is not None:
+                race.phases[index] = refused
+                if refused is Phase.FAILED:
+                    error = VersionNotServing(
+                        f"{attempt.target} fails too often and is left alone for a while"
+                    )
+                    race.failures[index] = Failure(error, now)
+                return
+        race.phases[index] = Phase.PENDING
+        previous, run.started = run.started, run.started + 1
+        work = self._attempt(run, attempt, previous)
+        if run.pending or (run.plan.timed and not _alone(next_action(race, now), race)):
+            run.pending[asyncio.create_task(work)] = index
+            return
+        # Nothing else can happen before this ends: no task is needed.
+        try:
+            payload = await work
+        except ModelyardError as error:
+            _failed(race, index, error, self._clock())
+        else:
+            assert attempt.target is not None, "only a default has none"
+            run.answers[index] = (payload, attempt.target)
+            race.phases[index] = Phase.SUCCEEDED
+
+    def _refused(self, run: _Run, attempt: Attempt, now: float) -> Phase | None:
+        """What becomes of an attempt that the guards do not let start; None for one they do."""
+        assert attempt.target is not None, "a default is not guarded"
+        target, budget = attempt.target, self._guards.budget(run.call.model)
+        match attempt.kind:
+            case Kind.RETRY:
+                if not budget.take_retry(now):
+                    self._meter.exhausted(target)
+                    return Phase.SKIPPED
+            case Kind.HEDGE:
+                hedge = run.plan.hedge
+                assert hedge is not None, "planned"
+                replica = self._replicas.find(target, run.tried)
+                if (
+                    replica is None
+                    or replica in run.tried
+                    or replica.rests_until > now
+                    or run.race.deadline - now <= run.median
+                    or not self._guards.limiter(target).has_room
+                ):
+                    return Phase.SKIPPED
+                if not budget.take_hedge(now, hedge.max_extra_load):
+                    self._meter.exhausted(target)
+                    return Phase.SKIPPED
+            case _:
+                if run.plan.alternatives and not self._guards.circuits.allows(target, now):
+                    return Phase.FAILED
+        return None
+
+    def _default(self, run: _Run, index: int, now: float) -> None:
+        race, attempt = run.race, run.plan.attempts[index]
+        self._meter.started((run.call.model, 0), Kind.DEFAULT)
+        try:
+            run.answers[index] = self._defaults.answer(run.call, attempt)
+            race.phases[index] = Phase.SUCCEEDED
+        except ModelyardError as error:
+            # A default that cannot be given is no news to a caller whose version failed.
+            self._meter.attempt_failed((run.call.model, 0), Kind.DEFAULT)
+            if any(phase is Phase.FAILED for phase in race.phases):
+                race.phases[index] = Phase.SKIPPED
+            else:
+                _failed(race, index, error, now)
+
+    async def _wait(self, run: _Run, seconds: float) -> None:
+        done, _ = await asyncio.wait(
+            run.pending, timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            index = run.pending.pop(task)
+            error = task.exception()
+            if error is None:
+                target = run.plan.attempts[index].target
+                assert target is not None, "only a default has none"
+                run.answers[index] = (task.result(), target)
+                run.race.phases[index] = Phase.SUCCEEDED
+            elif isinstance(error, ModelyardError):
+                _failed(run.race, index, error, self._clock())
+            else:
+                raise error
+
+    def _accept(self, run: _Run, index: int, now: float) -> Answer:
+        plan, race = run.plan, run.race
+        won = plan.attempts[index]
+        payload, answerer = run.answers[index]
+        number = won.target.number if won.target is not None else 0
+        self._meter.won((run.call.model, number), won.kind)
+        if won.kind in (Kind.FALLBACK, Kind.DEFAULT):
+            for other, phase in zip(plan.attempts[:index], race.phases, strict=False):
+                if phase is Phase.PENDING and other.kind is not Kind.HEDGE and other.target:
+                    waited = now - race.began
+                    self._guards.overtaken(other.target, run.size, waited, now)
+        elif plan.remember:
+            self._defaults.remember(run.call, plan.remember, payload, answerer)
+        host = run.tried[-1].host if run.started == 1 else ""
+        return Answer(payload, answerer, won.kind, run.started, host)
+
+    async def _attempt(self, run: _Run, attempt: Attempt, previous: int) -> bytes:
         """Makes one attempt on a replica that none before it took."""
-        clock = self._clock
-        target = plan.attempts[index].target
+        target, call = attempt.target, run.call
+        assert target is not None, "a default asks nobody"
+        limiter = self._guards.limiter(target)
+        if limiter.has_room:
+            limiter.in_flight += 1
+        else:
+            assert call.deadline is not None, "set"
+            await limiter.enter(call.priority, call.deadline - self._clock())
+        try:
+            return await self._ask(run, attempt, target, limiter, previous)
+        finally:
+            limiter.leave()
+
+    async def _ask(
+        self, run: _Run, attempt: Attempt, target: VersionName, limiter: Limiter, previous: int
+    ) -> bytes:
+        clock, guards, call = self._clock, self._guards, run.call
         assert call.deadline is not None, "the deadline stands before the race"
-        replica = self._replicas.find(target, tried)
-        if replica is None or (tried and replica in tried):
-            replica = await self._wait_for_host(target, call.deadline, tried)
-        tried.append(replica)
+        replica = self._replicas.find(target, run.tried)
+        if call.host:
+            replica = self._pinned(target, call)
+        elif replica is None or (run.tried and replica in run.tried):
+            replica = await self._wait_for_host(target, call.deadline, run.tried)
+        run.tried.append(replica)
+        key = (target.model, target.number)
+        self._meter.started(key, attempt.kind)
         load = replica.load
         load.pending += 1
         began = clock()
+        hedged = run.plan.hedge is not None
+        metadata: Metadata = (*call.metadata, (TARGET, str(target)))
+        if previous:
+            metadata = (*metadata, (PREVIOUS_ATTEMPTS, str(previous)))
         try:
-            payload = await replica.endpoint.call(
-                INFER,
-                call.payload,
-                (*call.metadata, (TARGET, str(target))),
-                call.deadline - began,
-            )
-        except HostGone:
-            replica.failed(clock())
+            payload = await self._send(replica, attempt, call, metadata, call.deadline - began)
+        except asyncio.CancelledError:
+            now = clock()
+            self._meter.cancelled(key, attempt.kind)
+            guards.cancelled(replica, run.size, now - began, now, hedged)
             raise
+        except ModelyardError as error:
+            now = clock()
+            self._meter.attempt_failed(key, attempt.kind)
+            guards.failed(replica, run.size, error, now - began, now)
+            raise
+        except Exception as error:
+            # A defect in a lane must not end a race that another attempt can win.
+            self._meter.attempt_failed(key, attempt.kind)
+            raise Internal(f"{type(error).__name__} in an attempt") from error
         finally:
             load.pending -= 1
         now = clock()
-        load.observe(now - began, now)
-        if replica.failures:
-            replica.succeeded()
+        guards.answered(replica, run.size, now - began, now, hedged)
         return payload
+
+    async def _send(
+        self, replica: Replica, attempt: Attempt, call: Call, metadata: Metadata, timeout: float
+    ) -> bytes:
+        if self._tracing is None:
+            return await replica.endpoint.call(INFER, call.payload, metadata, timeout)
+        about = {
+            "modelyard.attempt": str(attempt.kind),
+            "modelyard.version": str(replica.version),
+            "modelyard.host": replica.host,
+        }
+        name = f"attempt {attempt.kind}"
+        with self._tracing.span(name, metadata, SpanKind.CLIENT, about) as (_, passed):
+            return await replica.endpoint.call(INFER, call.payload, passed, timeout)
+
+    def _pinned(self, target: VersionName, call: Call) -> Replica:
+        """The replica that a sequence lives on."""
+        for replica in self._replicas.of(target):
+            if replica.host == call.host:
+                return replica
+        raise SequenceLost(
+            f"the host that held the sequence of '{target.model}' is gone", model=target.model
+        )
 
     async def _wait_for_host(
         self, target: VersionName, deadline: float, tried: list[Replica]
@@ -131,12 +325,16 @@ class Racer:
             if not (tried or self._replicas.expects(target)):
                 break
             await self._replicas.changed(min(until - now, SECOND_CHANCE))
-        raise VersionNotServing(
-            f"Request for unknown model: '{target.model}' version {target.number}"
-            " is not at ready state",
-            model=target.model,
-            version=str(target.number),
-        )
+        _not_serving(target)
+
+
+def _not_serving(target: VersionName) -> NoReturn:
+    raise VersionNotServing(
+        f"Request for unknown model: '{target.model}' version {target.number}"
+        " is not at ready state",
+        model=target.model,
+        version=str(target.number),
+    )
 
 
 def _alone(action: object, race: Race) -> bool:
@@ -144,20 +342,7 @@ def _alone(action: object, race: Race) -> bool:
     return isinstance(action, Wait) and action.until >= race.deadline
 
 
-def _record(race: Race, answers: dict[int, bytes], index: int, task: asyncio.Task[bytes]) -> None:
-    """Writes down how an attempt ended."""
-    if task.cancelled():
-        race.errors[index] = HostGone("the attempt was cancelled")
-        race.phases[index] = Phase.FAILED
-        return
-    error = task.exception()
-    if error is None:
-        answers[index] = task.result()
-        race.phases[index] = Phase.SUCCEEDED
-        return
+def _failed(race: Race, index: int, error: ModelyardError, now: float) -> None:
+    """Writes down how an attempt failed."""
     race.phases[index] = Phase.FAILED
-    if isinstance(error, ModelyardError):
-        race.errors[index] = error
-    else:
-        # A defect in a lane must not end a race that another attempt can win.
-        race.errors[index] = Internal(f"{type(error).__name__} in an attempt")
+    race.failures[index] = Failure(error, now, error.pushback or 0.0)

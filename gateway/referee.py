@@ -2,22 +2,31 @@
 
 The rules, in the order in which they are asked:
 
-1. An answer counts from its own moment (`accept_from`), or as soon as no preferred attempt
-   can succeed any more. Of several that count, the preferred one wins.
-2. At the deadline the race is over.
-3. An attempt starts at its own time, or once all attempts before it have failed in a way
-   that the next may mend: a retry mends a connection that failed, and nothing mends an error
-   that belongs to the caller.
-4. An error ends the race only when nothing is pending and nothing can start: an error never
+1. At the deadline the race is over.
+2. An answer counts from its own moment (`accept_from`), or as soon as no preferred attempt can
+   succeed any more. Of several that count, the preferred one wins. An answer that is there
+   always counts just inside the deadline: better a lesser answer than none.
+3. A primary and the versions of a rendezvous start at once. A hedge starts at its moment while
+   an attempt of its leg is under way. A retry starts when all attempts of its leg have failed
+   and the last error is one that another replica may mend, at the moment that the host asked
+   for. A fallback or default starts once nothing before it can succeed, or at its moment.
+4. Nothing starts any more after an error that belongs to the caller, nor what is less
+   preferred than an answer that is there.
+5. An error ends the race only when nothing is pending and nothing can start: an error never
    beats a pending success.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
 from gateway.plan import Attempt, Kind, Plan
 from modelyard.errors import DeadlineExceeded, ModelyardError, OnFailure
+
+# An answer that waits for a better one, and a default, come so long before the deadline: a tenth
+# of the call's time, and at most this many seconds. What is left carries the answer home.
+SPARE_SHARE, SPARE = 0.1, 0.025
 
 
 class Phase(Enum):
@@ -27,6 +36,22 @@ class Phase(Enum):
     PENDING = "pending"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How an attempt failed.
+
+    Attributes:
+        error: Why.
+        at: When.
+        pushback: Seconds that the host wants to pass before a retry; infinity for no retry.
+    """
+
+    error: ModelyardError
+    at: float
+    pushback: float = 0.0
 
 
 @dataclass(slots=True)
@@ -37,18 +62,25 @@ class Race:
         plan: The attempts.
         began: When the race began.
         deadline: When it ends, come what may.
+        hedge_at: When hedges start; None for never.
         phases: One for each attempt.
-        errors: One for each attempt that failed.
+        failures: One for each attempt that failed.
     """
 
     plan: Plan
     began: float
     deadline: float
+    hedge_at: float | None = None
     phases: list[Phase] = field(init=False)
-    errors: dict[int, ModelyardError] = field(init=False, default_factory=dict)
+    failures: dict[int, Failure] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.phases = [Phase.UNSTARTED] * len(self.plan.attempts)
+
+    @property
+    def last_call(self) -> float:
+        """When any answer counts, just inside the deadline."""
+        return self.deadline - min(SPARE, SPARE_SHARE * (self.deadline - self.began))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,52 +116,83 @@ Action: TypeAlias = Start | Accept | Wait | Fail
 
 def next_action(race: Race, now: float) -> Action:
     """Gives the next thing to do; the same for the same race and the same moment."""
-    wake = race.deadline
-    hopeless = True  # No attempt that is preferred to the one in hand can succeed any more.
-    waiting_answer = False
-    last: ModelyardError | None = None
-    for index, attempt in enumerate(race.plan.attempts):
-        match race.phases[index]:
-            case Phase.SUCCEEDED:
-                counts_from = race.began + attempt.accept_from
-                if hopeless or now >= counts_from:
-                    return Accept(index)
-                wake = min(wake, counts_from)
-                waiting_answer = True
-            case Phase.PENDING:
-                hopeless = False
-            case Phase.FAILED:
-                last = race.errors[index]
-            case Phase.UNSTARTED:
-                if now < race.deadline and not waiting_answer:
-                    due = _start_time(race, attempt, last, hopeless)
-                    if due is not None:
-                        if now >= due:
-                            return Start(index)
-                        wake = min(wake, due)
-                        hopeless = False
     if now >= race.deadline:
         return Fail(DeadlineExceeded("the deadline passed before an answer came"))
-    if hopeless:
-        return Fail(last if last is not None else DeadlineExceeded("no attempt could be made"))
-    return Wait(wake)
-
-
-def _start_time(
-    race: Race, attempt: Attempt, last: ModelyardError | None, hopeless: bool
-) -> float | None:
-    """When an unstarted attempt starts; None while it does not."""
-    if last is None:
-        return None if attempt.start_at is None else race.began + attempt.start_at
+    wake = race.deadline
+    hopeless = True  # No attempt that is preferred to the one in hand can succeed any more.
+    last: ModelyardError | None = None
+    surfaced = _surfaced(race) if race.failures else None
+    for index, attempt in enumerate(race.plan.attempts):
+        match race.phases[index]:
+            case Phase.PENDING:
+                hopeless = False
+            case Phase.SUCCEEDED:
+                if hopeless:
+                    return Accept(index)
+                counts_from = min(race.began + attempt.accept_from, race.last_call)
+                if now >= counts_from:
+                    return Accept(index)
+                # What stands below is less preferred than an answer that is there.
+                return Wait(min(wake, counts_from))
+            case Phase.FAILED:
+                last = race.failures[index].error
+            case Phase.UNSTARTED if surfaced is None:
+                due = _due(race, attempt, hopeless)
+                if due is not None:
+                    if now >= due:
+                        return Start(index)
+                    wake = min(wake, due)
+                    hopeless = False
     if not hopeless:
-        return None if attempt.start_at is None else race.began + attempt.start_at
-    return race.began if _mends(attempt.kind, last) else None
+        return Wait(wake)
+    return Fail(surfaced or last or DeadlineExceeded("no attempt could be made"))
 
 
-def _mends(kind: Kind, error: ModelyardError) -> bool:
-    """Tells whether an attempt of this kind is worth making after this error."""
-    match kind:
+def _due(race: Race, attempt: Attempt, hopeless: bool) -> float | None:
+    """When an unstarted attempt starts, as things stand; None for not at all."""
+    match attempt.kind:
+        case Kind.PRIMARY | Kind.RENDEZVOUS:
+            return race.began + (attempt.start_at or 0.0)
         case Kind.RETRY:
-            return error.on_failure is OnFailure.RETRY
-        case Kind.PRIMARY:
-            return True
+            return _retry_due(race, attempt.leg) if race.failures else None
+        case Kind.HEDGE:
+            return race.hedge_at if _is_pending(race, attempt.leg) else None
+        case Kind.FALLBACK | Kind.DEFAULT:
+            if hopeless:
+                return race.began
+            if attempt.start_share is not None:
+                return race.began + attempt.start_share * (race.deadline - race.began)
+            if attempt.start_at is not None:
+                return race.began + attempt.start_at
+            return race.last_call if attempt.kind is Kind.DEFAULT else None
+
+
+def _retry_due(race: Race, leg: int) -> float | None:
+    """When a leg whose attempts have all failed is tried again; None for not at all."""
+    latest: Failure | None = None
+    for index, attempt in enumerate(race.plan.attempts):
+        if attempt.leg == leg:
+            if race.phases[index] in (Phase.PENDING, Phase.SUCCEEDED):
+                return None
+            failure = race.failures.get(index)
+            if failure is not None and (latest is None or failure.at >= latest.at):
+                latest = failure
+    if latest is None or latest.error.on_failure is not OnFailure.RETRY:
+        return None
+    due = latest.at + latest.pushback
+    return due if math.isfinite(due) else None
+
+
+def _is_pending(race: Race, leg: int) -> bool:
+    return any(
+        attempt.leg == leg and race.phases[index] is Phase.PENDING
+        for index, attempt in enumerate(race.plan.attempts)
+    )
+
+
+def _surfaced(race: Race) -> ModelyardError | None:
+    """An error that belongs to the caller, if there was one."""
+    for failure in race.failures.values():
+        if failure.error.on_failure is OnFailure.SURFACE:
+            return failure.error
+    return None

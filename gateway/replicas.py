@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 
 from gateway.balancer import Loaded, PeakEwma, pick
 from gateway.call import Endpoint
@@ -17,10 +18,31 @@ _log = logging.getLogger(__name__)
 FIRST_REST, LAST_REST = 0.05, 2.0
 
 
+@dataclass(slots=True)
+class Record:
+    """How a replica's attempts ended of late, for who compares it with its peers."""
+
+    since: float
+    in_a_row: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    ejections: int = 0
+    ejected_until: float = 0.0
+
+    @property
+    def attempts(self) -> int:
+        """All of them."""
+        return self.succeeded + self.failed
+
+    def restart(self, now: float) -> None:
+        """Begins to count anew."""
+        self.since, self.succeeded, self.failed = now, 0, 0
+
+
 class Replica(Loaded):
     """One host, as the gateway sees it."""
 
-    __slots__ = ("address", "endpoint", "failures", "host", "rests_until", "version")
+    __slots__ = ("address", "disconnects", "endpoint", "host", "record", "rests_until", "version")
 
     def __init__(self, host: Host, endpoint: Endpoint, now: float) -> None:
         super().__init__(PeakEwma(now))
@@ -28,17 +50,21 @@ class Replica(Loaded):
         self.version = host.version
         self.address = host.address
         self.endpoint = endpoint
-        self.failures = 0
+        self.disconnects = 0
         self.rests_until = 0.0
+        self.record = Record(now)
 
     def succeeded(self) -> None:
-        """Its connection works."""
-        self.failures = 0
+        """It answered."""
+        self.disconnects = 0
+        self.record.in_a_row = 0
+        self.record.succeeded += 1
 
-    def failed(self, now: float) -> None:
+    def disconnected(self, now: float) -> None:
         """Its connection failed: let it rest."""
-        self.rests_until = now + min(FIRST_REST * 2.0**self.failures, LAST_REST)
-        self.failures = min(self.failures + 1, 16)
+        rest = min(FIRST_REST * 2.0**self.disconnects, LAST_REST)
+        self.rests_until = max(self.rests_until, now + rest)
+        self.disconnects = min(self.disconnects + 1, 16)
 
 
 class Replicas:

@@ -9,16 +9,28 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
+from gateway.explain import explain
+from gateway.guards import Guards
 from gateway.meter import Key, Meter, Tally, differences, quantile
+from gateway.plan import Kind
 from gateway.replicas import Replicas
+from gateway.router import Router
+from gateway.schedule import propose
+from gateway.survival import Observed, curve
+from modelyard.catalog import Catalog
+from modelyard.catalog.routes import route_from
+from modelyard.errors import FailedPrecondition, InvalidArgument
 from modelyard.gateway.v1 import gateway_service_pb2 as pb
 from modelyard.gateway.v1 import gateway_service_pb2_grpc as pb_grpc
+from modelyard.gateway.v1.route_pb2 import Target
 from modelyard.names import ModelName, VersionName
 
 Context: TypeAlias = grpc.aio.ServicerContext[Message, Message]
 
 # Seconds between two responses of a watch, unless asked otherwise, and at least.
 INTERVAL, SHORTEST_INTERVAL = 1.0, 0.1
+# The share of calls that a proposal may leave unanswered, unless asked otherwise.
+MISS = 0.001
 
 
 class GatewayServicer(pb_grpc.GatewayServiceServicer):
@@ -27,7 +39,9 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     Args:
         meter: The tallies.
         replicas: The replicas.
-        revision: Gives the registry's revision that this gateway runs.
+        router: Plans calls.
+        guards: Know what became of attempts.
+        catalog: Gives the catalogue that this gateway runs.
         heard_at: Gives when the registry was last heard, on `clock`; None if never.
         clock: Seconds, monotonic.
     """
@@ -36,13 +50,17 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         self,
         meter: Meter,
         replicas: Replicas,
-        revision: Callable[[], int],
+        router: Router,
+        guards: Guards,
+        catalog: Callable[[], Catalog],
         heard_at: Callable[[], float | None],
         clock: Callable[[], float],
     ) -> None:
         self._meter = meter
         self._replicas = replicas
-        self._revision = revision
+        self._router = router
+        self._guards = guards
+        self._catalog = catalog
         self._heard_at = heard_at
         self._clock = clock
 
@@ -51,7 +69,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     ) -> pb.GetStatusResponse:
         """The revision, its age, and the replicas."""
         now = self._clock()
-        response = pb.GetStatusResponse(revision=self._revision())
+        response = pb.GetStatusResponse(revision=self._catalog().revision)
         heard_at = self._heard_at()
         if heard_at is not None:
             response.staleness.CopyFrom(_duration(max(now - heard_at, 0.0)))
@@ -77,16 +95,88 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             await asyncio.sleep(interval)
             now, at = self._meter.copy(), self._clock()
             response = pb.WatchTrafficResponse(
-                revision=self._revision(), interval=_duration(at - then)
+                revision=self._catalog().revision, interval=_duration(at - then)
             )
             pending = self._pending()
             between = differences(now, before)
             for key in sorted(between.keys() | pending.keys()):
                 tally = between.get(key, Tally())
-                if tally.succeeded or tally.failed or pending.get(key):
+                started = any(counted.started for counted in tally.attempts.values())
+                if tally.succeeded or tally.failed or started or pending.get(key):
                     response.traffic.append(_traffic(key, tally, pending.get(key, 0)))
             before, then = now, at
             yield response
+
+    async def ExplainRoute(
+        self, request: pb.ExplainRouteRequest, context: Context
+    ) -> pb.ExplainRouteResponse:
+        """The plan that a call would get."""
+        model = ModelName.parse(request.model).model
+        catalog = self._catalog()
+        catalog.model(model)
+        route = catalog.routes.get(model)
+        if request.HasField("route"):
+            route = route_from(request.route)
+        deadline = None
+        if request.HasField("deadline"):
+            deadline = request.deadline.ToTimedelta().total_seconds()
+        metadata, now = dict(request.metadata), self._clock()
+        return explain(
+            *(self._router, self._guards, catalog, route, model, request.version),
+            *(metadata, deadline, now),
+        )
+
+    async def GetCurves(
+        self, request: pb.GetCurvesRequest, context: Context
+    ) -> pb.GetCurvesResponse:
+        """The curves of a model's versions."""
+        response = pb.GetCurvesResponse()
+        for version, observed in sorted(self._of(request.model).items()):
+            shown = response.curves.add(
+                version=str(version),
+                answered=sum(observed.answered.values()),
+                failed=observed.failed,
+                cancelled=sum(observed.cancelled.values()),
+            )
+            for point in curve(observed):
+                shown.points.add(
+                    after=_duration(point.after),
+                    answered=point.answered,
+                    lower=point.lower,
+                    upper=point.upper,
+                )
+        return response
+
+    async def SuggestRendezvous(
+        self, request: pb.SuggestRendezvousRequest, context: Context
+    ) -> pb.SuggestRendezvousResponse:
+        """A schedule from the curves."""
+        deadline = request.deadline.ToTimedelta().total_seconds()
+        if deadline <= 0:
+            raise InvalidArgument("deadline: none given", field="deadline")
+        if not 0 <= request.miss <= 1:
+            raise InvalidArgument(f"miss {request.miss:g}: from 0 to 1", field="miss")
+        curves = {v.number: curve(o) for v, o in self._of(request.model).items()}
+        preferred = list(request.versions) or sorted(curves, reverse=True)
+        unknown = [number for number in preferred if not curves.get(number)]
+        if unknown or not preferred:
+            what = f"versions {unknown}" if unknown else "any version"
+            raise FailedPrecondition(
+                f"no attempt on {what} of {request.model} was seen by this gateway yet"
+            )
+        proposal = propose(curves, preferred, deadline, request.miss or MISS)
+        response = pb.SuggestRendezvousResponse(miss=proposal.miss, kept=proposal.kept)
+        for meeting in proposal.meetings:
+            response.rendezvous.add(
+                target=Target(version=meeting.version), accept_from=_duration(meeting.accept_from)
+            )
+            response.shares.append(meeting.share)
+        return response
+
+    def _of(self, name: str) -> dict[VersionName, Observed]:
+        model = ModelName.parse(name).model
+        self._catalog().model(model)
+        return self._guards.observed(model)
 
     def _pending(self) -> dict[Key, int]:
         pending: dict[Key, int] = {}
@@ -103,9 +193,21 @@ def _traffic(key: Key, tally: Tally, pending: int) -> pb.Traffic:
         succeeded=tally.succeeded,
         failed=tally.failed,
         pending=pending,
-        retries=tally.retries,
+        retries=tally.attempts[Kind.RETRY].started if Kind.RETRY in tally.attempts else 0,
         latency_p50=_duration(quantile(tally.latencies, 0.50)),
         latency_p99=_duration(quantile(tally.latencies, 0.99)),
+        latency_p999=_duration(quantile(tally.latencies, 0.999)),
+        attempts=[
+            pb.AttemptCount(
+                kind=kind,
+                started=counted.started,
+                won=counted.won,
+                failed=counted.failed,
+                cancelled=counted.cancelled,
+            )
+            for kind, counted in sorted(tally.attempts.items())
+        ],
+        budget_exhausted=tally.exhausted,
     )
 
 

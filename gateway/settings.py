@@ -1,5 +1,7 @@
 """What the gateway is told."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from modelyard.settings import ServerSettings, config
@@ -15,6 +17,9 @@ class GatewaySettings(ServerSettings):
     registry: str = Field(description="The registry's address: unix:/path or host:port.")
     default_deadline: float = Field(
         30.0, gt=0, description="Of a call whose caller and route give none."
+    )
+    access_log: Literal["none", "failures", "all"] = Field(
+        "failures", description="The calls that a line of the log tells of."
     )
     max_attempts: int = Field(3, ge=1, le=5, description="Of a call whose connection fails.")
     first_view: float = Field(

@@ -9,31 +9,47 @@ from typing import TypeAlias
 
 from opentelemetry.trace import SpanKind
 
+from gateway.access_log import AccessLog
 from gateway.call import Answer, Call
 from gateway.meter import Meter
 from gateway.plan import Plan
 from gateway.race import Racer
 from gateway.router import Router
 from modelyard.errors import DeadlineExceeded
+from modelyard.names import VersionName
 from modelyard.telemetry import Tracing
 
 INFER_SPAN = "inference.GRPCInferenceService/ModelInfer"
 
 Service: TypeAlias = Callable[[Call], Awaitable[Answer]]
 Clock: TypeAlias = Callable[[], float]
+# Raises OverQuota for a caller that used up what it may have, and counts the call else.
+Quota: TypeAlias = Callable[[Call], None]
 
 
 def stack(
-    router: Router, racer: Racer, meter: Meter, clock: Clock, tracing: Tracing | None = None
+    router: Router,
+    racer: Racer,
+    meter: Meter,
+    access: AccessLog,
+    clock: Clock,
+    *,
+    quota: Quota | None = None,
+    tracing: Tracing | None = None,
 ) -> Service:
     """Builds the one path that every inference call takes."""
-    # The race comes last: it needs a plan, and a moment by which it must be over.
+    # The race comes last: it needs a plan, and a moment by which it must be over. How many
+    # attempts a version gets at a time is decided in it, for each attempt: a version that is
+    # full must not keep a call from another one that would answer it.
     service: Service = _race(racer, router)
+    # One call takes one unit of its caller's quota, whatever attempts the race makes of it.
+    if quota is not None:
+        service = _quota(service, quota)
     # The deadline stands over everything that may wait. A call without one gets its route's:
     # "no deadline" is never passed on as infinity.
     service = _deadline(service, router, clock)
-    # Counts every call, whatever became of it below.
-    service = _count(service, meter, clock)
+    # Counts every call and tells of those that failed, whatever became of them below.
+    service = _account(service, meter, access, clock)
     # Outermost, so that the span covers all; left out, not idle, where nobody collects spans.
     return service if tracing is None else _trace(service, tracing)
 
@@ -51,19 +67,22 @@ def _trace(inner: Service, tracing: Tracing) -> Service:
     return trace
 
 
-def _count(inner: Service, meter: Meter, clock: Clock) -> Service:
-    async def count(call: Call) -> Answer:
+def _account(inner: Service, meter: Meter, access: AccessLog, clock: Clock) -> Service:
+    async def account(call: Call) -> Answer:
         began = clock()
         try:
             answer = await inner(call)
-        except BaseException:  # Cancelled calls did not succeed either.
+        except BaseException as error:  # Cancelled calls did not succeed either.
             meter.failed((call.model, call.target.number if call.target else 0))
+            access.failed(call, error, clock() - began)
             raise
-        served_by = answer.served_by
-        meter.answered((served_by.model, served_by.number), clock() - began)
+        by, seconds = answer.served_by, clock() - began
+        meter.answered((by.model, by.number if isinstance(by, VersionName) else 0), seconds)
+        if access.all:
+            access.answered(call, answer, seconds)
         return answer
 
-    return count
+    return account
 
 
 def _deadline(inner: Service, router: Router, clock: Clock) -> Service:
@@ -78,10 +97,21 @@ def _deadline(inner: Service, router: Router, clock: Clock) -> Service:
     return deadline
 
 
+def _quota(inner: Service, quota: Quota) -> Service:
+    async def within(call: Call) -> Answer:
+        quota(call)
+        return await inner(call)
+
+    return within
+
+
 def _race(racer: Racer, router: Router) -> Service:
     async def race(call: Call) -> Answer:
         # One look at the catalogue a call: a route that changes now is for the next call.
         plan: Plan = router.plan(call)
-        return await racer.run(call, plan)
+        answer = await racer.run(call, plan)
+        if call.sequence is not None:
+            router.began(call, answer.host)
+        return answer
 
     return race

@@ -20,7 +20,8 @@ attempt ends so::
     ├── FailedPrecondition       FAILED_PRECONDITION  surface
     │   ├── VersionNotServing                         fall back
     │   ├── VersionInUse
-    │   └── NoHistory
+    │   ├── NoHistory
+    │   └── SequenceLost
     ├── Aborted                  ABORTED              surface
     │   ├── StaleEtag
     │   └── OffsetMismatch
@@ -86,6 +87,10 @@ class ModelyardError(Exception):
         message: A sentence for a person. Programs match on `reason`.
         retry_after: When a new call may succeed, where that is known.
         metadata: Facts for a program, such as `model="digits"`.
+
+    Attributes:
+        pushback: Seconds that a server wants to pass before a retry, infinity for none at all;
+            None where it said nothing (`grpc-retry-pushback-ms`).
     """
 
     code: ClassVar[Code] = Code.UNKNOWN
@@ -99,6 +104,7 @@ class ModelyardError(Exception):
         self.message = message
         self.retry_after = retry_after
         self.metadata = metadata
+        self.pushback: float | None = None
 
 
 class InvalidArgument(ModelyardError):
@@ -204,6 +210,12 @@ class NoHistory(FailedPrecondition):
     """There is nothing to roll back to."""
 
     reason = "NO_HISTORY"
+
+
+class SequenceLost(FailedPrecondition):
+    """A sequence goes on whose beginning, or whose host, is not there."""
+
+    reason = "SEQUENCE_LOST"
 
 
 class Aborted(ModelyardError):

@@ -5,6 +5,8 @@
 SERVED_BY = "modelyard-served-by"
 ATTEMPT = "modelyard-attempt"
 REQUEST_ID = "modelyard-request-id"
+# With a call: critical, default or sheddable; who comes first where calls must wait.
+PRIORITY = "modelyard-priority"
 # From the gateway to a host: the version that is asked; a host of another one refuses.
 TARGET = "modelyard-target"
 # From the registry, with the answer to a change: the revision that it made.

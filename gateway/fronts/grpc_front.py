@@ -9,6 +9,7 @@ import grpc
 from gateway import envelope
 from gateway.call import Call, Metadata
 from gateway.fronts.metadata import forwarded, provenance
+from gateway.sequences import sequence_of
 from gateway.stack import Service
 from modelyard.errors import InvalidArgument, ModelyardError
 from modelyard.metadata import REQUEST_ID
@@ -66,7 +67,8 @@ class InferenceFront(grpc.GenericRpcHandler):
                 seconds = limit / 1e6  # The protocol's unit is the microsecond.
                 remaining = seconds if remaining is None else min(remaining, seconds)
         deadline = None if remaining is None else self._clock() + remaining
-        return Call(head.model, head.version, payload, deadline, request_id, metadata)
+        sequence = sequence_of(head.parameters)
+        return Call(head.model, head.version, payload, deadline, request_id, metadata, sequence)
 
     async def _stream(
         self, requests: AsyncIterator[bytes], context: Context

@@ -1,6 +1,7 @@
 """The plain lane: unary gRPC to a host on any machine, bytes through."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import grpc
 
@@ -10,6 +11,7 @@ from modelyard.channels import open_channel
 from modelyard.errors import HostGone
 from modelyard.status import from_rpc_error
 
+PUSHBACK = "grpc-retry-pushback-ms"
 _SERVICE = "/inference.GRPCInferenceService/"
 
 
@@ -31,7 +33,9 @@ class GrpcEndpoint:
                 # Not by us, for then this would be CancelledError: a server that ends cancels
                 # what reached it and had not begun.
                 raise HostGone("the host ended the call before it began") from None
-            raise from_rpc_error(error) from None
+            known = from_rpc_error(error)
+            known.pushback = _pushback(error.trailing_metadata() or ())
+            raise known from None
 
     async def close(self) -> None:
         """Closes the channel; see `Endpoint.close`."""
@@ -43,6 +47,15 @@ class GrpcEndpoint:
             known = self._channel.unary_unary(_SERVICE + method, None, None)
             self._methods[method] = known
         return known
+
+
+def _pushback(trailing: Iterable[tuple[str, str | bytes]]) -> float | None:
+    """How long the host wants to pass before a retry (gRFC A6): negative or no number: for ever."""
+    for key, value in trailing:
+        if key == PUSHBACK:
+            text = value if isinstance(value, str) else value.decode(errors="replace")
+            return int(text) / 1e3 if text.isascii() and text.isdigit() else math.inf
+    return None
 
 
 def connector(max_message_bytes: int) -> Callable[[str], GrpcEndpoint]:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from modelyard.catalog import model as m
+from modelyard import catalog as m
 from modelyard.catalog.hosts import Host, HostState
 from modelyard.catalog.routes import route_from, route_name, route_to
 from modelyard.names import LabelName, ModelName, VersionName, check_model

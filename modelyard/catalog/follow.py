@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 
 from modelyard.backoff import Backoff
+from modelyard.catalog.catalog import Catalog
 from modelyard.catalog.convert import change_from, hosts_from, snapshot_from
 from modelyard.catalog.hosts import Host
-from modelyard.catalog.model import Catalog
 from modelyard.registry.v1 import (
     host_service_pb2,
     host_service_pb2_grpc,

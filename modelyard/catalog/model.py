@@ -1,23 +1,19 @@
-"""The catalogue: models, versions, labels and routes, as the sum of all changes. Pure.
-
-`Catalog` is a value. `apply` gives the next one and shares all that did not change, so a
-reader holds a consistent view for as long as it likes, and a change costs what it touches.
-"""
+"""What is registered: models, their versions and labels. Values, never changed in place."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
-from modelyard.errors import LabelNotFound, ModelNotFound, VersionNotFound
-from modelyard.names import LIVE, PREVIOUS, VersionName, is_version_number
+from modelyard.names import VersionName
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-def _frozen(items: Mapping[K, V] | None = None) -> Mapping[K, V]:
+def frozen(items: Mapping[K, V] | None = None) -> Mapping[K, V]:
+    """A copy that nobody changes."""
     return MappingProxyType(dict(items or {}))
 
 
@@ -61,7 +57,7 @@ class Provenance:
 
     producer: str = ""
     ir_version: int = 0
-    opsets: Mapping[str, int] = field(default_factory=_frozen)
+    opsets: Mapping[str, int] = field(default_factory=frozen)
     tested_with: str = ""
 
 
@@ -75,7 +71,7 @@ class Version:
     signature: Signature
     created: datetime
     provenance: Provenance = Provenance()
-    metadata: Mapping[str, str] = field(default_factory=_frozen)
+    metadata: Mapping[str, str] = field(default_factory=frozen)
     golden: File | None = None
     loaded: bool = False
 
@@ -123,308 +119,6 @@ class Model:
 
     name: str
     created: datetime
-    versions: Mapping[int, Version] = field(default_factory=_frozen)
-    labels: Mapping[str, Label] = field(default_factory=_frozen)
+    versions: Mapping[int, Version] = field(default_factory=frozen)
+    labels: Mapping[str, Label] = field(default_factory=frozen)
     last_number: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A version of a route's model: by number, or by label where the number is 0."""
-
-    version: int = 0
-    label: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """How calls of one model are answered. What is None takes the gateway's default."""
-
-    model: str
-    default: Target = Target(label=LIVE)
-    deadline: timedelta | None = None
-    max_attempts: int | None = None
-    revision: int = 0
-
-    @property
-    def etag(self) -> str:
-        """Changes with every replacement."""
-        return str(self.revision)
-
-    def targets(self) -> tuple[Target, ...]:
-        """Every version that the route may use."""
-        return (self.default,)
-
-
-@dataclass(frozen=True, slots=True)
-class VersionRegistered:
-    """A version was registered, and with the first one its model."""
-
-    version: Version
-
-
-@dataclass(frozen=True, slots=True)
-class VersionDeleted:
-    """A version was deleted."""
-
-    name: VersionName
-
-
-@dataclass(frozen=True, slots=True)
-class VersionLoaded:
-    """Someone asked to load a version."""
-
-    name: VersionName
-
-
-@dataclass(frozen=True, slots=True)
-class VersionUnloaded:
-    """Someone asked to unload a version."""
-
-    name: VersionName
-
-
-@dataclass(frozen=True, slots=True)
-class LabelMoved:
-    """A label was set or moved forward."""
-
-    model: str
-    label: str
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class LabelRolledBack:
-    """A label went back to this version."""
-
-    model: str
-    label: str
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class LabelRemoved:
-    """A label was removed."""
-
-    model: str
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
-class RouteReplaced:
-    """A route was set or replaced."""
-
-    route: Route
-
-
-@dataclass(frozen=True, slots=True)
-class RouteRemoved:
-    """A route was removed."""
-
-    model: str
-
-
-Event: TypeAlias = (
-    VersionRegistered
-    | VersionDeleted
-    | VersionLoaded
-    | VersionUnloaded
-    | LabelMoved
-    | LabelRolledBack
-    | LabelRemoved
-    | RouteReplaced
-    | RouteRemoved
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change, as the log keeps it."""
-
-    revision: int
-    time: datetime
-    event: Event
-    actor: str = ""
-    note: str = ""
-    request_id: str = ""
-
-    @property
-    def model(self) -> str:
-        """The model that it is about."""
-        match self.event:
-            case VersionRegistered(version):
-                return version.name.model
-            case VersionDeleted(name) | VersionLoaded(name) | VersionUnloaded(name):
-                return name.model
-            case RouteReplaced(route):
-                return route.model
-            case LabelMoved() | LabelRolledBack() | LabelRemoved() | RouteRemoved():
-                return self.event.model
-
-
-@dataclass(frozen=True, slots=True)
-class Catalog:
-    """Everything that is registered, at one revision."""
-
-    revision: int = 0
-    models: Mapping[str, Model] = field(default_factory=_frozen)
-    routes: Mapping[str, Route] = field(default_factory=_frozen)
-
-    def model(self, name: str) -> Model:
-        """The model of this name; raises ModelNotFound."""
-        model = self.models.get(name)
-        if model is None:
-            raise ModelNotFound(f"Request for unknown model: '{name}' is not found", model=name)
-        return model
-
-    def version(self, name: VersionName) -> Version:
-        """The version of this name; raises ModelNotFound or VersionNotFound."""
-        version = self.model(name.model).versions.get(name.number)
-        if version is None:
-            raise VersionNotFound(
-                f"Request for unknown model: '{name.model}' version {name.number} is not found",
-                model=name.model,
-                version=str(name.number),
-            )
-        return version
-
-    def label(self, model: str, label: str) -> Label:
-        """The label of this name; raises ModelNotFound or LabelNotFound."""
-        found = self.model(model).labels.get(label)
-        if found is None:
-            raise LabelNotFound(
-                f"Request for unknown model: '{model}' version {label} is not found",
-                model=model,
-                label=label,
-            )
-        return found
-
-    def resolve(self, model: str, selector: str) -> VersionName:
-        """The version that a number, a label, or nothing stands for.
-
-        Raises:
-            ModelNotFound, VersionNotFound, LabelNotFound: There is no such thing.
-        """
-        found = self.models.get(model) or self.model(model)
-        if is_version_number(selector):
-            return self.version(VersionName(model, int(selector))).name
-        if not selector:
-            route = self.routes.get(model)
-            if route is not None:
-                return self.pointed_at(model, route.default)
-            selector = LIVE
-            if LIVE not in found.labels:
-                raise VersionNotFound(
-                    f"Request for unknown model: '{model}' has no available versions", model=model
-                )
-        return found.versions[self.label(model, selector).version].name
-
-    def pointed_at(self, model: str, target: Target) -> VersionName:
-        """The version that a route's target stands for now; raises as `resolve`."""
-        if target.version:
-            return self.version(VersionName(model, target.version)).name
-        return VersionName(model, self.label(model, target.label).version)
-
-    def wanted(self) -> frozenset[VersionName]:
-        """The versions that hosts should serve: labelled, named by a route, or loaded."""
-        wanted: set[VersionName] = set()
-        for model in self.models.values():
-            wanted.update(VersionName(model.name, la.version) for la in model.labels.values())
-            wanted.update(v.name for v in model.versions.values() if v.loaded)
-            route = self.routes.get(model.name)
-            for target in route.targets() if route else ():
-                if target.version in model.versions:
-                    wanted.add(VersionName(model.name, target.version))
-        return frozenset(wanted)
-
-    def apply(self, change: Change) -> "Catalog":
-        """The catalogue after the next change.
-
-        Raises:
-            ValueError: The change is not the next one: one is missing or came twice.
-        """
-        if change.revision != self.revision + 1:
-            raise ValueError(f"change {change.revision} does not follow {self.revision}")
-        models, routes = self.models, self.routes
-        match change.event:
-            case RouteReplaced(route):
-                routes = _frozen({**routes, route.model: replace(route, revision=change.revision)})
-            case RouteRemoved(name):
-                routes = _frozen({k: v for k, v in routes.items() if k != name})
-            case _:
-                model = _changed(models.get(change.model), change)
-                models = _frozen({**models, model.name: model})
-        return Catalog(change.revision, models, routes)
-
-
-def _changed(model: Model | None, change: Change) -> Model:
-    """The model after a change of its own."""
-    event = change.event
-    if isinstance(event, VersionRegistered):
-        version = event.version
-        model = model or Model(version.name.model, created=change.time)
-        return replace(
-            model,
-            versions=_frozen({**model.versions, version.name.number: version}),
-            last_number=version.name.number,
-        )
-    if model is None:
-        raise ValueError(f"change {change.revision} is about a model that was never registered")
-    match event:
-        case VersionDeleted(name):
-            return _without(model, name.number)
-        case VersionLoaded(name):
-            return _loaded(model, name.number, True)
-        case VersionUnloaded(name):
-            return _loaded(model, name.number, False)
-        case LabelMoved(_, label, number):
-            old = model.labels.get(label)
-            earlier = () if old is None else (old.version, *old.earlier)
-            return _pointed(model, label, number, earlier, change)
-        case LabelRolledBack(_, label, number):
-            earlier = model.labels[label].earlier
-            return _pointed(model, label, number, earlier[earlier.index(number) + 1 :], change)
-        case LabelRemoved(_, label):
-            gone = {label, PREVIOUS} if label == LIVE else {label}
-            labels = {k: v for k, v in model.labels.items() if k not in gone}
-            return replace(model, labels=_frozen(labels))
-    raise AssertionError(f"{event} does not change a model")
-
-
-def _pointed(
-    model: Model, label: str, number: int, earlier: tuple[int, ...], change: Change
-) -> Model:
-    """The model with a label that points elsewhere; `previous` follows `live`."""
-    earlier = tuple(n for n in earlier if n != number)
-    labels = dict(model.labels)
-    old = labels.get(label)
-    labels[label] = Label(label, number, change.revision, change.time, earlier)
-    if label == LIVE:
-        labels.pop(PREVIOUS, None)
-        if earlier:
-            labels[PREVIOUS] = Label(
-                PREVIOUS, earlier[0], change.revision, change.time, earlier[1:]
-            )
-    model = replace(model, labels=_frozen(labels))
-    # From here on labels say whether these are served; a load ahead has done its work.
-    for settled in {number} | ({old.version} if old else set()):
-        model = _loaded(model, settled, False)
-    return model
-
-
-def _loaded(model: Model, number: int, loaded: bool) -> Model:
-    version = model.versions[number]
-    if version.loaded == loaded:
-        return model
-    versions = {**model.versions, number: replace(version, loaded=loaded)}
-    return replace(model, versions=_frozen(versions))
-
-
-def _without(model: Model, number: int) -> Model:
-    """The model without a version, which no label's past leads back to any more."""
-    labels = {
-        name: replace(label, earlier=tuple(n for n in label.earlier if n != number))
-        for name, label in model.labels.items()
-    }
-    versions = {k: v for k, v in model.versions.items() if k != number}
-    return replace(model, versions=_frozen(versions), labels=_frozen(labels))

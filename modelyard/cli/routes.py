@@ -1,23 +1,28 @@
-"""The route of a model, as YAML."""
+"""The route of a model: shown, replaced, explained, measured, proposed."""
 
-import re
 import sys
-from collections.abc import Callable, Mapping
-from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import yaml
+from rich.table import Table
 
 from modelyard.cli.options import Address, Json, Model, Note
-from modelyard.cli.output import as_dict, print_json
+from modelyard.cli.output import as_dict, console, print_json
+from modelyard.cli.route_yaml import (
+    dump,
+    duration,
+    duration_text,
+    parse,
+    rendezvous_tree,
+)
 from modelyard.client import Client
-from modelyard.errors import InvalidRoute
+from modelyard.errors import InvalidArgument
+from modelyard.gateway.v1 import gateway_service_pb2 as gateway
 from modelyard.gateway.v1 import route_pb2
-from modelyard.names import is_version_number
 
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s|min|h)")
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+# Quantiles of a curve that are shown.
+_SHOWN = (0.5, 0.9, 0.99, 0.999)
 
 
 def route(
@@ -30,139 +35,130 @@ def route(
     ] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Go back to the default one.")] = False,
     check: Annotated[bool, typer.Option("--check", help="With -f: check it only.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="The plan of a call; with -f, of a call by that route."),
+    ] = False,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option("--metadata", metavar="K=V", help="With --explain: what the call sends."),
+    ] = None,
+    version: Annotated[
+        str, typer.Option("--version", help="With --explain: the version or label it names.")
+    ] = "",
+    curves: Annotated[
+        bool, typer.Option("--curves", help="The share of attempts answered by each moment.")
+    ] = False,
+    suggest: Annotated[
+        bool, typer.Option("--suggest", help="A rendezvous that keeps --sla, by the curves.")
+    ] = False,
+    sla: Annotated[
+        str, typer.Option("--sla", metavar="TIME", help="With --suggest: such as 200ms.")
+    ] = "",
+    miss: Annotated[
+        float,
+        typer.Option("--miss", min=0, max=1, help="With --suggest: calls that may go without."),
+    ] = 0.001,
     note: Note = "",
     json: Json = False,
     address: Address = None,
 ) -> None:
-    """Print a model's route as YAML, or replace it."""
-    if reset and file:
-        raise typer.BadParameter("-f and --reset exclude each other")
+    """Print a model's route as YAML, or replace, explain, measure or propose it."""
+    if sum((reset, bool(file), curves, suggest)) > 1 or (explain and (reset or curves or suggest)):
+        raise typer.BadParameter(
+            "-f, --reset, --explain, --curves and --suggest exclude each other"
+        )
+    if suggest and not sla:
+        raise typer.BadParameter("--suggest needs --sla")
     with Client(address) as client:
+        if explain:
+            tried = parse(file.read()) if file else None
+            plan = client.explain(name, version, metadata=_pairs(metadata or ()), route=tried)
+            print_json(as_dict(plan)) if json else _print_plan(plan)
+            return
+        if curves:
+            found = client.curves(name)
+            print_json(as_dict(found)) if json else _print_curves(found)
+            return
+        if suggest:
+            limit = duration("--sla", sla).total_seconds()
+            proposed = client.suggest(name, deadline=limit, miss=miss)
+            print_json(as_dict(proposed)) if json else _print_proposal(proposed, sla, miss)
+            return
         if reset:
             client.remove_route(name, note=note)
         if file is None:
             current = client.route(name)
         else:
-            wanted = parse(file.read())
-            current = client.replace_route(name, wanted, validate_only=check, note=note)
-    if json:
-        print_json(as_dict(current))
-    else:
-        sys.stdout.write(dump(current))
+            current = client.replace_route(name, parse(file.read()), validate_only=check, note=note)
+    print_json(as_dict(current)) if json else sys.stdout.write(dump(current))
 
 
-def parse(text: str) -> route_pb2.Route:
-    """Reads a route.
-
-    Raises:
-        InvalidRoute: It is no YAML, or a field is unknown or of another type; the text names it.
-    """
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        raise InvalidRoute(f"this is no YAML{line}") from None
-    parsed = route_pb2.Route()
-    _read("", {} if tree is None else tree, _FIELDS, parsed)
-    return parsed
+def _pairs(given: "list[str] | tuple[str, ...]") -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        key, found, value = text.partition("=")
+        if not found or not key:
+            raise InvalidArgument(f"--metadata {text!r} is not KEY=VALUE", field="metadata")
+        pairs[key.lower()] = value
+    return pairs
 
 
-def dump(current: route_pb2.Route) -> str:
-    """Writes a route as `parse` reads it, its etag included where it has one."""
-    tree: dict[str, Any] = {"default": _target(current.default)}
-    if current.HasField("deadline"):
-        tree["deadline"] = duration_text(current.deadline.ToTimedelta())
-    if current.retry.max_attempts:
-        tree["retry"] = {"max_attempts": current.retry.max_attempts}
-    if current.etag:
-        tree["etag"] = current.etag
-    return yaml.safe_dump(tree, sort_keys=False)
+def _short(version: str) -> str:
+    return version.removeprefix("models/").replace("/versions/", " ")
 
 
-def duration(field: str, value: object) -> timedelta:
-    """Reads `200ms`, `1.5s`, `2min`; raises InvalidRoute."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise InvalidRoute(
-            f"{field}: {value!r} is no duration such as 200ms, 1.5s or 2min", field=field
+def _print_plan(plan: gateway.ExplainRouteResponse) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    deadline = duration_text(plan.deadline.ToTimedelta())
+    table.title = f"chosen by {plan.chosen_by}, deadline {deadline}, revision {plan.revision}"
+    for title in ("attempt", "version", "starts", "counts from", "when"):
+        table.add_column(title)
+    for attempt in plan.attempts:
+        starts = ""
+        if attempt.HasField("start_at"):
+            starts = duration_text(attempt.start_at.ToTimedelta())
+        table.add_row(
+            attempt.kind,
+            _short(attempt.version),
+            starts,
+            duration_text(attempt.accept_from.ToTimedelta()),
+            attempt.when,
         )
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    console.print(table)
 
 
-def duration_text(value: timedelta) -> str:
-    """Writes a duration in its largest unit that keeps it short."""
-    amount = value.total_seconds()
-    if amount >= 1:
-        return f"{amount:g}s"
-    return f"{amount * 1e3:g}ms" if amount >= 1e-3 else f"{amount * 1e6:g}us"
+def _print_curves(found: gateway.GetCurvesResponse) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("version")
+    for title in ("answered", "failed", "cancelled", *(f"{q:.1%} by" for q in _SHOWN), "95 %"):
+        table.add_column(title, justify="right")
+    for curve in found.curves:
+        reached = [_first(curve, share) for share in _SHOWN]
+        last = curve.points[-1] if curve.points else None
+        table.add_row(
+            _short(curve.version),
+            *(str(n) for n in (curve.answered, curve.failed, curve.cancelled)),
+            *(duration_text(p.after.ToTimedelta()) if p else "never" for p in reached),
+            f"{last.lower:.4f} to {last.upper:.4f}" if last else "",
+        )
+    console.print(table)
+    console.print("The last column: the share that ever answers, and its confidence interval.")
 
 
-def _target(target: route_pb2.Target) -> dict[str, Any]:
-    if target.WhichOneof("target") == "version":
-        return {"version": target.version}
-    return {"label": target.label or "live"}
+def _first(curve: gateway.Curve, share: float) -> gateway.CurvePoint | None:
+    """The first moment by which a share has answered."""
+    return next((point for point in curve.points if point.answered >= share), None)
 
 
-_Reader = Callable[[str, Any, Any], None]
-
-
-def _read(where: str, tree: object, fields: Mapping[str, _Reader], into: object) -> None:
-    if not isinstance(tree, dict):
-        raise InvalidRoute(f"{where or 'a route'} is a mapping, not {tree!r}", field=where)
-    for key, value in tree.items():
-        path = f"{where}.{key}" if where else str(key)
-        if key not in fields:
-            known = ", ".join(fields)
-            raise InvalidRoute(
-                f"unknown field {path!r}; {where or 'a route'} has {known}", field=path
-            )
-        fields[key](path, value, into)
-
-
-def _read_default(path: str, value: object, into: route_pb2.Route) -> None:
-    _read(path, value, _TARGET, into.default)
-
-
-def _read_deadline(path: str, value: object, into: route_pb2.Route) -> None:
-    into.deadline.FromTimedelta(duration(path, value))
-
-
-def _read_retry(path: str, value: object, into: route_pb2.Route) -> None:
-    _read(path, value, _RETRY, into.retry)
-
-
-def _read_etag(path: str, value: object, into: route_pb2.Route) -> None:
-    into.etag = _text(path, value)
-
-
-def _read_label(path: str, value: object, into: route_pb2.Target) -> None:
-    into.label = _text(path, value)
-
-
-def _read_version(path: str, value: object, into: route_pb2.Target) -> None:
-    if not is_version_number(str(value)) or isinstance(value, bool):
-        raise InvalidRoute(f"{path}: {value!r} is no version number", field=path)
-    into.version = int(str(value))
-
-
-def _read_max_attempts(path: str, value: object, into: route_pb2.Retry) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 5:
-        raise InvalidRoute(f"{path}: {value!r} is not a whole number from 1 to 5", field=path)
-    into.max_attempts = value
-
-
-def _text(path: str, value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InvalidRoute(f"{path}: {value!r} is no text", field=path)
-    return str(value)
-
-
-_TARGET: dict[str, _Reader] = {"label": _read_label, "version": _read_version}
-_RETRY: dict[str, _Reader] = {"max_attempts": _read_max_attempts}
-_FIELDS: dict[str, _Reader] = {
-    "default": _read_default,
-    "deadline": _read_deadline,
-    "retry": _read_retry,
-    "etag": _read_etag,
-}
+def _print_proposal(proposed: gateway.SuggestRendezvousResponse, sla: str, miss: float) -> None:
+    shown = route_pb2.Route(rendezvous=proposed.rendezvous)
+    tree = {"rendezvous": [rendezvous_tree(meeting) for meeting in shown.rendezvous]}
+    sys.stdout.write(yaml.safe_dump(tree, sort_keys=False, default_flow_style=None))
+    for meeting, share in zip(proposed.rendezvous, proposed.shares, strict=True):
+        print(f"# version {meeting.target.version} answers {share:.2%}")
+    kept = "kept" if proposed.kept else "NOT kept: add a fallback"
+    print(
+        f"# {proposed.miss:.3%} of calls get no version's answer within {sla};"
+        f" {miss:.3%} asked for: {kept}"
+    )

@@ -1,5 +1,8 @@
 """Programs that read: the catalogue, hosts, routes, and what a model takes."""
 
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
 from modelyard.client.inference import VersionLike, version_text
 from modelyard.client.steps import Method, Program, unary
 from modelyard.gateway.v1 import gateway_service_pb2 as gateway
@@ -28,6 +31,9 @@ MODEL_STREAM_INFER = Method(INFERENCE, "ModelStreamInfer", oip.ModelStreamInferR
 MODEL_METADATA = Method(INFERENCE, "ModelMetadata", oip.ModelMetadataResponse)
 MODEL_READY = Method(INFERENCE, "ModelReady", oip.ModelReadyResponse)
 SERVER_READY = Method(INFERENCE, "ServerReady", oip.ServerReadyResponse)
+EXPLAIN_ROUTE = Method(GATEWAY, "ExplainRoute", gateway.ExplainRouteResponse)
+GET_CURVES = Method(GATEWAY, "GetCurves", gateway.GetCurvesResponse)
+SUGGEST = Method(GATEWAY, "SuggestRendezvous", gateway.SuggestRendezvousResponse)
 GET_STATUS = Method(GATEWAY, "GetStatus", gateway.GetStatusResponse)
 WATCH_TRAFFIC = Method(GATEWAY, "WatchTraffic", gateway.WatchTrafficResponse)
 
@@ -124,3 +130,41 @@ def ready(name: str | None, version: VersionLike) -> Program[bool]:
 def status() -> Program[gateway.GetStatusResponse]:
     """What the gateway knows and runs."""
     return (yield from unary(GET_STATUS, gateway.GetStatusRequest(), TIMEOUT))
+
+
+def explain(
+    model: str,
+    version: VersionLike,
+    metadata: Mapping[str, str],
+    deadline: float | None,
+    route: route_pb2.Route | None,
+) -> Program[gateway.ExplainRouteResponse]:
+    """The plan that a call would get."""
+    request = gateway.ExplainRouteRequest(
+        model=str(ModelName(check_model(model))),
+        version=version_text(version),
+        metadata=metadata,
+        route=route,
+    )
+    if route is not None:
+        request.route.name = f"{request.model}/route"
+    if deadline is not None:
+        request.deadline.FromTimedelta(timedelta(seconds=deadline))
+    return (yield from unary(EXPLAIN_ROUTE, request, TIMEOUT))
+
+
+def curves(model: str) -> Program[gateway.GetCurvesResponse]:
+    """The share of attempts that have answered by each moment."""
+    request = gateway.GetCurvesRequest(model=str(ModelName(check_model(model))))
+    return (yield from unary(GET_CURVES, request, TIMEOUT))
+
+
+def suggest(
+    model: str, deadline: float, miss: float, versions: Sequence[int]
+) -> Program[gateway.SuggestRendezvousResponse]:
+    """A rendezvous that keeps a deadline."""
+    request = gateway.SuggestRendezvousRequest(
+        model=str(ModelName(check_model(model))), miss=miss, versions=versions
+    )
+    request.deadline.FromTimedelta(timedelta(seconds=deadline))
+    return (yield from unary(SUGGEST, request, TIMEOUT))

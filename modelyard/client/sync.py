@@ -386,6 +386,44 @@ class Client:
         """Goes back to the default route."""
         self._run(writes.remove_route(model, etag=etag, note=note))
 
+    def explain(
+        self,
+        model: str,
+        version: VersionLike = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        deadline: Seconds | None = None,
+        route: route_pb2.Route | None = None,
+    ) -> gateway.ExplainRouteResponse:
+        """The plan that a call would get now, or would get by another route, unmade.
+
+        Args:
+            model: The model's name.
+            version: What the call would name.
+            metadata: What it would send along.
+            deadline: In seconds; the route's unless given.
+            route: Tried instead of the one that holds.
+        """
+        return self._run(reads.explain(model, version, metadata or {}, seconds(deadline), route))
+
+    def curves(self, model: str) -> gateway.GetCurvesResponse:
+        """The share of attempts that have answered by each moment, for each version."""
+        return self._run(reads.curves(model))
+
+    def suggest(
+        self, model: str, *, deadline: Seconds, miss: float = 0.001, versions: Sequence[int] = ()
+    ) -> gateway.SuggestRendezvousResponse:
+        """A rendezvous that leaves at most a share `miss` of calls without an answer in time.
+
+        Args:
+            model: The model's name.
+            deadline: In seconds.
+            miss: A share, such as 0.001.
+            versions: The preferred first; the newest first unless given.
+        """
+        limit = seconds(deadline) or 0.0
+        return self._run(reads.suggest(model, limit, miss, versions))
+
     def load(
         self,
         model: str,

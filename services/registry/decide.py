@@ -4,7 +4,6 @@ None means that what is wished for is so already.
 """
 
 from dataclasses import replace
-from datetime import timedelta
 
 from modelyard.catalog import (
     Catalog,
@@ -25,16 +24,13 @@ from modelyard.catalog import (
 )
 from modelyard.errors import (
     InvalidName,
-    InvalidRoute,
     NoHistory,
-    NotFound,
     StaleEtag,
     VersionInUse,
 )
 from modelyard.names import LIVE, PREVIOUS, LabelName, VersionName
+from services.registry import routes
 
-LONGEST_DEADLINE = timedelta(hours=1)
-MOST_ATTEMPTS = 5
 # The etag of what is not there yet.
 ABSENT = "0"
 
@@ -134,21 +130,7 @@ def replace_route(catalog: Catalog, route: Route, etag: str) -> Event:
     current = catalog.routes.get(route.model)
     if etag:
         _check_etag(f"models/{route.model}/route", etag, current.etag if current else ABSENT)
-    if route.deadline is not None and not timedelta() < route.deadline <= LONGEST_DEADLINE:
-        raise InvalidRoute(
-            f"deadline {route.deadline.total_seconds():g}s: above 0 and at most 1 h",
-            field="deadline",
-        )
-    if route.max_attempts is not None and not 1 <= route.max_attempts <= MOST_ATTEMPTS:
-        raise InvalidRoute(
-            f"retry.max_attempts {route.max_attempts}: from 1 to {MOST_ATTEMPTS}",
-            field="retry.max_attempts",
-        )
-    if route.default.version or route.default.label != LIVE:
-        try:
-            catalog.pointed_at(route.model, route.default)
-        except NotFound as error:
-            raise InvalidRoute(f"default: {error.message}", field="default") from None
+    routes.check(catalog, route)
     return RouteReplaced(route)
 
 

@@ -6,7 +6,6 @@ import grpc
 
 from modelyard.catalog import Route
 from modelyard.catalog.routes import model_of, route_from, route_to
-from modelyard.errors import InvalidRoute
 from modelyard.registry.v1 import route_service_pb2 as pb
 from modelyard.registry.v1 import route_service_pb2_grpc
 from services.registry import decide
@@ -35,8 +34,6 @@ class RouteServicer(route_service_pb2_grpc.RouteServiceServicer):
         self, request: pb.ReplaceRouteRequest, context: Context
     ) -> pb.ReplaceRouteResponse:
         """Sets a model's route, or only checks it."""
-        if request.route.HasField("default") and not request.route.default.WhichOneof("target"):
-            raise InvalidRoute("default: names neither a version nor a label", field="default")
         route = route_from(request.route)
         etag = request.route.etag
         if request.validate_only:

@@ -5,8 +5,12 @@ import random
 from collections.abc import Awaitable, Callable
 
 from gateway.call import Metadata
+from gateway.defaults import Defaults
+from gateway.guards import Guards
+from gateway.meter import Meter
+from gateway.race import Racer
 from gateway.replicas import Replicas
-from modelyard.catalog import Host, HostState
+from modelyard.catalog import Catalog, Host, HostState
 from modelyard.errors import DeadlineExceeded
 from modelyard.names import VersionName
 
@@ -74,3 +78,15 @@ def replicas_of(
 ) -> Replicas:
     """Replicas whose addresses are the keys of `endpoints`."""
     return Replicas(endpoints.__getitem__, clock, random.Random(seed))
+
+
+def racer_of(
+    replicas: Replicas,
+    clock: Callable[[], float],
+    meter: Meter | None = None,
+    catalog: Catalog | None = None,
+) -> Racer:
+    """A racer with guards of its own."""
+    guards = Guards(replicas, clock, random.Random(1))
+    known = catalog or Catalog()
+    return Racer(replicas, guards, Defaults(lambda: known, clock), meter or Meter(), clock)

@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.message
+import modelyard.gateway.v1.route_pb2
 import sys
 import typing
 
@@ -83,7 +84,7 @@ class Replica(google.protobuf.message.Message):
     pending: builtins.int
     """Calls under way."""
     resting: builtins.bool
-    """True while the gateway keeps calls away from it because its connection failed."""
+    """True while the gateway keeps calls away from it because its connection or its calls failed."""
     @property
     def latency(self) -> google.protobuf.duration_pb2.Duration:
         """The peak-sensitive moving average of its latency."""
@@ -102,6 +103,317 @@ class Replica(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["address", b"address", "host", b"host", "latency", b"latency", "pending", b"pending", "resting", b"resting", "version", b"version"]) -> None: ...
 
 Global___Replica: typing_extensions.TypeAlias = Replica
+
+@typing.final
+class ExplainRouteRequest(google.protobuf.message.Message):
+    """Asks for the plan of a call."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class MetadataEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    MODEL_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    METADATA_FIELD_NUMBER: builtins.int
+    DEADLINE_FIELD_NUMBER: builtins.int
+    ROUTE_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """`models/{model}`."""
+    version: builtins.str
+    """What the call names: a version number, a label, or nothing."""
+    @property
+    def metadata(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """What the call sends along."""
+
+    @property
+    def deadline(self) -> google.protobuf.duration_pb2.Duration:
+        """The call's deadline; the route's unless set."""
+
+    @property
+    def route(self) -> modelyard.gateway.v1.route_pb2.Route:
+        """A route to try instead of the one that holds."""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        version: builtins.str = ...,
+        metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        deadline: google.protobuf.duration_pb2.Duration | None = ...,
+        route: modelyard.gateway.v1.route_pb2.Route | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["deadline", b"deadline", "route", b"route"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["deadline", b"deadline", "metadata", b"metadata", "model", b"model", "route", b"route", "version", b"version"]) -> None: ...
+
+Global___ExplainRouteRequest: typing_extensions.TypeAlias = ExplainRouteRequest
+
+@typing.final
+class ExplainRouteResponse(google.protobuf.message.Message):
+    """The plan of a call."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: builtins.int
+    DEADLINE_FIELD_NUMBER: builtins.int
+    CHOSEN_BY_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    chosen_by: builtins.str
+    """Why the call goes where it goes: `version`, `label`, `match`, `rendezvous`, `split`,
+    `sticky` or `default`.
+    """
+    revision: builtins.int
+    """The registry's revision that the gateway runs."""
+    @property
+    def attempts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PlannedAttempt]:
+        """The attempts, the preferred first."""
+
+    @property
+    def deadline(self) -> google.protobuf.duration_pb2.Duration:
+        """The time that the call has."""
+
+    def __init__(
+        self,
+        *,
+        attempts: collections.abc.Iterable[Global___PlannedAttempt] | None = ...,
+        deadline: google.protobuf.duration_pb2.Duration | None = ...,
+        chosen_by: builtins.str = ...,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["deadline", b"deadline"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "chosen_by", b"chosen_by", "deadline", b"deadline", "revision", b"revision"]) -> None: ...
+
+Global___ExplainRouteResponse: typing_extensions.TypeAlias = ExplainRouteResponse
+
+@typing.final
+class PlannedAttempt(google.protobuf.message.Message):
+    """An attempt that a call may make."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    START_AT_FIELD_NUMBER: builtins.int
+    ACCEPT_FROM_FIELD_NUMBER: builtins.int
+    WHEN_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """primary, retry, hedge, fallback, rendezvous or default."""
+    version: builtins.str
+    """`models/{model}/versions/{number}`; empty for an answer that no version gives."""
+    when: builtins.str
+    """When it is made, and what may keep it from being made, in words."""
+    @property
+    def start_at(self) -> google.protobuf.duration_pb2.Duration:
+        """When it starts by itself; not set where it starts only after a failure."""
+
+    @property
+    def accept_from(self) -> google.protobuf.duration_pb2.Duration:
+        """From when its answer counts while a preferred one may still come."""
+
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        version: builtins.str = ...,
+        start_at: google.protobuf.duration_pb2.Duration | None = ...,
+        accept_from: google.protobuf.duration_pb2.Duration | None = ...,
+        when: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["accept_from", b"accept_from", "start_at", b"start_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["accept_from", b"accept_from", "kind", b"kind", "start_at", b"start_at", "version", b"version", "when", b"when"]) -> None: ...
+
+Global___PlannedAttempt: typing_extensions.TypeAlias = PlannedAttempt
+
+@typing.final
+class GetCurvesRequest(google.protobuf.message.Message):
+    """Asks for the curves of a model."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """`models/{model}`."""
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model"]) -> None: ...
+
+Global___GetCurvesRequest: typing_extensions.TypeAlias = GetCurvesRequest
+
+@typing.final
+class GetCurvesResponse(google.protobuf.message.Message):
+    """The curves of a model."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CURVES_FIELD_NUMBER: builtins.int
+    @property
+    def curves(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Curve]:
+        """One for each version with attempts."""
+
+    def __init__(
+        self,
+        *,
+        curves: collections.abc.Iterable[Global___Curve] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["curves", b"curves"]) -> None: ...
+
+Global___GetCurvesResponse: typing_extensions.TypeAlias = GetCurvesResponse
+
+@typing.final
+class Curve(google.protobuf.message.Message):
+    """The share of a version's attempts that have answered by each moment: a Kaplan-Meier estimate, in
+    which attempts that were cancelled count as far as they were seen.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    ANSWERED_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    CANCELLED_FIELD_NUMBER: builtins.int
+    POINTS_FIELD_NUMBER: builtins.int
+    version: builtins.str
+    """`models/{model}/versions/{number}`."""
+    answered: builtins.int
+    """Attempts that answered."""
+    failed: builtins.int
+    """Attempts that failed: they never answer."""
+    cancelled: builtins.int
+    """Attempts that were cancelled before they ended."""
+    @property
+    def points(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___CurvePoint]:
+        """Moments in ascending order."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.str = ...,
+        answered: builtins.int = ...,
+        failed: builtins.int = ...,
+        cancelled: builtins.int = ...,
+        points: collections.abc.Iterable[Global___CurvePoint] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answered", b"answered", "cancelled", b"cancelled", "failed", b"failed", "points", b"points", "version", b"version"]) -> None: ...
+
+Global___Curve: typing_extensions.TypeAlias = Curve
+
+@typing.final
+class CurvePoint(google.protobuf.message.Message):
+    """One moment of a curve."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: builtins.int
+    ANSWERED_FIELD_NUMBER: builtins.int
+    LOWER_FIELD_NUMBER: builtins.int
+    UPPER_FIELD_NUMBER: builtins.int
+    answered: builtins.float
+    """The share that has answered by then."""
+    lower: builtins.float
+    """The lower end of its 95 % confidence interval (Greenwood's formula, log-log)."""
+    upper: builtins.float
+    """The upper end."""
+    @property
+    def after(self) -> google.protobuf.duration_pb2.Duration:
+        """The moment."""
+
+    def __init__(
+        self,
+        *,
+        after: google.protobuf.duration_pb2.Duration | None = ...,
+        answered: builtins.float = ...,
+        lower: builtins.float = ...,
+        upper: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["after", b"after"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "answered", b"answered", "lower", b"lower", "upper", b"upper"]) -> None: ...
+
+Global___CurvePoint: typing_extensions.TypeAlias = CurvePoint
+
+@typing.final
+class SuggestRendezvousRequest(google.protobuf.message.Message):
+    """Asks for a rendezvous."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    DEADLINE_FIELD_NUMBER: builtins.int
+    MISS_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """`models/{model}`."""
+    miss: builtins.float
+    """The share of calls that may be left without a version's answer; 0.001 unless set."""
+    @property
+    def deadline(self) -> google.protobuf.duration_pb2.Duration:
+        """The time that calls have."""
+
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The versions by number, the preferred first; unless set all that have curves, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        deadline: google.protobuf.duration_pb2.Duration | None = ...,
+        miss: builtins.float = ...,
+        versions: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["deadline", b"deadline"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["deadline", b"deadline", "miss", b"miss", "model", b"model", "versions", b"versions"]) -> None: ...
+
+Global___SuggestRendezvousRequest: typing_extensions.TypeAlias = SuggestRendezvousRequest
+
+@typing.final
+class SuggestRendezvousResponse(google.protobuf.message.Message):
+    """A rendezvous, and what to expect of it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RENDEZVOUS_FIELD_NUMBER: builtins.int
+    SHARES_FIELD_NUMBER: builtins.int
+    MISS_FIELD_NUMBER: builtins.int
+    KEPT_FIELD_NUMBER: builtins.int
+    miss: builtins.float
+    """The share of calls that none would answer in time."""
+    kept: builtins.bool
+    """True when the miss asked for can be kept."""
+    @property
+    def rendezvous(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[modelyard.gateway.v1.route_pb2.Rendezvous]:
+        """The schedule."""
+
+    @property
+    def shares(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """For each one of it, the share of calls that it would answer."""
+
+    def __init__(
+        self,
+        *,
+        rendezvous: collections.abc.Iterable[modelyard.gateway.v1.route_pb2.Rendezvous] | None = ...,
+        shares: collections.abc.Iterable[builtins.float] | None = ...,
+        miss: builtins.float = ...,
+        kept: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kept", b"kept", "miss", b"miss", "rendezvous", b"rendezvous", "shares", b"shares"]) -> None: ...
+
+Global___SuggestRendezvousResponse: typing_extensions.TypeAlias = SuggestRendezvousResponse
 
 @typing.final
 class WatchTrafficRequest(google.protobuf.message.Message):
@@ -168,6 +480,9 @@ class Traffic(google.protobuf.message.Message):
     RETRIES_FIELD_NUMBER: builtins.int
     LATENCY_P50_FIELD_NUMBER: builtins.int
     LATENCY_P99_FIELD_NUMBER: builtins.int
+    LATENCY_P999_FIELD_NUMBER: builtins.int
+    ATTEMPTS_FIELD_NUMBER: builtins.int
+    BUDGET_EXHAUSTED_FIELD_NUMBER: builtins.int
     version: builtins.str
     """`models/{model}/versions/{number}`; `models/{model}` for calls that no version answered."""
     succeeded: builtins.int
@@ -178,6 +493,8 @@ class Traffic(google.protobuf.message.Message):
     """Calls under way now."""
     retries: builtins.int
     """Attempts that were retries."""
+    budget_exhausted: builtins.int
+    """Hedges and retries that were not made because the extra-load budget was spent."""
     @property
     def latency_p50(self) -> google.protobuf.duration_pb2.Duration:
         """Half of the calls took at most this long."""
@@ -185,6 +502,14 @@ class Traffic(google.protobuf.message.Message):
     @property
     def latency_p99(self) -> google.protobuf.duration_pb2.Duration:
         """99 in a hundred calls took at most this long."""
+
+    @property
+    def latency_p999(self) -> google.protobuf.duration_pb2.Duration:
+        """999 in a thousand calls took at most this long."""
+
+    @property
+    def attempts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AttemptCount]:
+        """The attempts on this version, by kind."""
 
     def __init__(
         self,
@@ -196,8 +521,45 @@ class Traffic(google.protobuf.message.Message):
         retries: builtins.int = ...,
         latency_p50: google.protobuf.duration_pb2.Duration | None = ...,
         latency_p99: google.protobuf.duration_pb2.Duration | None = ...,
+        latency_p999: google.protobuf.duration_pb2.Duration | None = ...,
+        attempts: collections.abc.Iterable[Global___AttemptCount] | None = ...,
+        budget_exhausted: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["latency_p50", b"latency_p50", "latency_p99", b"latency_p99"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["failed", b"failed", "latency_p50", b"latency_p50", "latency_p99", b"latency_p99", "pending", b"pending", "retries", b"retries", "succeeded", b"succeeded", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["latency_p50", b"latency_p50", "latency_p99", b"latency_p99", "latency_p999", b"latency_p999"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "budget_exhausted", b"budget_exhausted", "failed", b"failed", "latency_p50", b"latency_p50", "latency_p99", b"latency_p99", "latency_p999", b"latency_p999", "pending", b"pending", "retries", b"retries", "succeeded", b"succeeded", "version", b"version"]) -> None: ...
 
 Global___Traffic: typing_extensions.TypeAlias = Traffic
+
+@typing.final
+class AttemptCount(google.protobuf.message.Message):
+    """Attempts of one kind."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    STARTED_FIELD_NUMBER: builtins.int
+    WON_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    CANCELLED_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """primary, retry, hedge, fallback, rendezvous or default."""
+    started: builtins.int
+    """Attempts that were made."""
+    won: builtins.int
+    """Attempts whose answer the caller got."""
+    failed: builtins.int
+    """Attempts that failed."""
+    cancelled: builtins.int
+    """Attempts that were cancelled because another one won, or the caller gave up."""
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        started: builtins.int = ...,
+        won: builtins.int = ...,
+        failed: builtins.int = ...,
+        cancelled: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cancelled", b"cancelled", "failed", b"failed", "kind", b"kind", "started", b"started", "won", b"won"]) -> None: ...
+
+Global___AttemptCount: typing_extensions.TypeAlias = AttemptCount

@@ -40,6 +40,21 @@ class GatewayServiceStub(object):
                 request_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.ExplainRoute = channel.unary_unary(
+                '/modelyard.gateway.v1.GatewayService/ExplainRoute',
+                request_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.ExplainRouteRequest.SerializeToString,
+                response_deserializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.ExplainRouteResponse.FromString,
+                _registered_method=True)
+        self.GetCurves = channel.unary_unary(
+                '/modelyard.gateway.v1.GatewayService/GetCurves',
+                request_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCurvesRequest.SerializeToString,
+                response_deserializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCurvesResponse.FromString,
+                _registered_method=True)
+        self.SuggestRendezvous = channel.unary_unary(
+                '/modelyard.gateway.v1.GatewayService/SuggestRendezvous',
+                request_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.SuggestRendezvousRequest.SerializeToString,
+                response_deserializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.SuggestRendezvousResponse.FromString,
+                _registered_method=True)
         self.WatchTraffic = channel.unary_stream(
                 '/modelyard.gateway.v1.GatewayService/WatchTraffic',
                 request_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.WatchTrafficRequest.SerializeToString,
@@ -53,6 +68,27 @@ class GatewayServiceServicer(object):
 
     def GetStatus(self, request, context):
         """Tells which revision the gateway runs, how old its knowledge is, and which replicas it has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainRoute(self, request, context):
+        """Tells the plan that a call would get now, without making it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCurves(self, request, context):
+        """Gives the share of attempts that have answered by each moment, for each version of a model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuggestRendezvous(self, request, context):
+        """Proposes from the curves a rendezvous that keeps a deadline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +108,21 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.GetStatusRequest.FromString,
                     response_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'ExplainRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRoute,
+                    request_deserializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.ExplainRouteRequest.FromString,
+                    response_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.ExplainRouteResponse.SerializeToString,
+            ),
+            'GetCurves': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCurves,
+                    request_deserializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCurvesRequest.FromString,
+                    response_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCurvesResponse.SerializeToString,
+            ),
+            'SuggestRendezvous': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuggestRendezvous,
+                    request_deserializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.SuggestRendezvousRequest.FromString,
+                    response_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.SuggestRendezvousResponse.SerializeToString,
             ),
             'WatchTraffic': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTraffic,
@@ -107,6 +158,87 @@ class GatewayService(object):
             '/modelyard.gateway.v1.GatewayService/GetStatus',
             modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.GetStatusRequest.SerializeToString,
             modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.gateway.v1.GatewayService/ExplainRoute',
+            modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.ExplainRouteRequest.SerializeToString,
+            modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.ExplainRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCurves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.gateway.v1.GatewayService/GetCurves',
+            modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCurvesRequest.SerializeToString,
+            modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCurvesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuggestRendezvous(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.gateway.v1.GatewayService/SuggestRendezvous',
+            modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.SuggestRendezvousRequest.SerializeToString,
+            modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.SuggestRendezvousResponse.FromString,
             options,
             channel_credentials,
             insecure,

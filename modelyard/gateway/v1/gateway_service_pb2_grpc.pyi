@@ -41,6 +41,54 @@ _GatewayServiceGetStatusType = typing_extensions.TypeVar(
     ],
 )
 
+_GatewayServiceExplainRouteType = typing_extensions.TypeVar(
+    '_GatewayServiceExplainRouteType',
+    grpc.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.ExplainRouteRequest,
+        modelyard.gateway.v1.gateway_service_pb2.ExplainRouteResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.ExplainRouteRequest,
+        modelyard.gateway.v1.gateway_service_pb2.ExplainRouteResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.ExplainRouteRequest,
+        modelyard.gateway.v1.gateway_service_pb2.ExplainRouteResponse,
+    ],
+)
+
+_GatewayServiceGetCurvesType = typing_extensions.TypeVar(
+    '_GatewayServiceGetCurvesType',
+    grpc.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.GetCurvesRequest,
+        modelyard.gateway.v1.gateway_service_pb2.GetCurvesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.GetCurvesRequest,
+        modelyard.gateway.v1.gateway_service_pb2.GetCurvesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.GetCurvesRequest,
+        modelyard.gateway.v1.gateway_service_pb2.GetCurvesResponse,
+    ],
+)
+
+_GatewayServiceSuggestRendezvousType = typing_extensions.TypeVar(
+    '_GatewayServiceSuggestRendezvousType',
+    grpc.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousRequest,
+        modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousRequest,
+        modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousRequest,
+        modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse,
+    ],
+)
+
 _GatewayServiceWatchTrafficType = typing_extensions.TypeVar(
     '_GatewayServiceWatchTrafficType',
     grpc.UnaryStreamMultiCallable[
@@ -57,7 +105,7 @@ _GatewayServiceWatchTrafficType = typing_extensions.TypeVar(
     ],
 )
 
-class GatewayServiceStub(typing.Generic[_GatewayServiceGetStatusType, _GatewayServiceWatchTrafficType]):
+class GatewayServiceStub(typing.Generic[_GatewayServiceGetStatusType, _GatewayServiceExplainRouteType, _GatewayServiceGetCurvesType, _GatewayServiceSuggestRendezvousType, _GatewayServiceWatchTrafficType]):
     """Tells what one gateway runs and how its calls fare."""
 
     @typing.overload
@@ -65,6 +113,18 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceGetStatusType, _GatewaySe
         grpc.UnaryUnaryMultiCallable[
             modelyard.gateway.v1.gateway_service_pb2.GetStatusRequest,
             modelyard.gateway.v1.gateway_service_pb2.GetStatusResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            modelyard.gateway.v1.gateway_service_pb2.ExplainRouteRequest,
+            modelyard.gateway.v1.gateway_service_pb2.ExplainRouteResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            modelyard.gateway.v1.gateway_service_pb2.GetCurvesRequest,
+            modelyard.gateway.v1.gateway_service_pb2.GetCurvesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousRequest,
+            modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse,
         ],
         grpc.UnaryStreamMultiCallable[
             modelyard.gateway.v1.gateway_service_pb2.WatchTrafficRequest,
@@ -78,6 +138,18 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceGetStatusType, _GatewaySe
             modelyard.gateway.v1.gateway_service_pb2.GetStatusRequest,
             modelyard.gateway.v1.gateway_service_pb2.GetStatusResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            modelyard.gateway.v1.gateway_service_pb2.ExplainRouteRequest,
+            modelyard.gateway.v1.gateway_service_pb2.ExplainRouteResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            modelyard.gateway.v1.gateway_service_pb2.GetCurvesRequest,
+            modelyard.gateway.v1.gateway_service_pb2.GetCurvesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousRequest,
+            modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse,
+        ],
         grpc.aio.UnaryStreamMultiCallable[
             modelyard.gateway.v1.gateway_service_pb2.WatchTrafficRequest,
             modelyard.gateway.v1.gateway_service_pb2.WatchTrafficResponse,
@@ -87,6 +159,15 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceGetStatusType, _GatewaySe
     GetStatus: _GatewayServiceGetStatusType
     """Tells which revision the gateway runs, how old its knowledge is, and which replicas it has."""
 
+    ExplainRoute: _GatewayServiceExplainRouteType
+    """Tells the plan that a call would get now, without making it."""
+
+    GetCurves: _GatewayServiceGetCurvesType
+    """Gives the share of attempts that have answered by each moment, for each version of a model."""
+
+    SuggestRendezvous: _GatewayServiceSuggestRendezvousType
+    """Proposes from the curves a rendezvous that keeps a deadline."""
+
     WatchTraffic: _GatewayServiceWatchTrafficType
     """Streams the traffic of the last interval, by version, until the caller ends it."""
 
@@ -94,6 +175,18 @@ GatewayServiceAsyncStub: typing_extensions.TypeAlias = GatewayServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         modelyard.gateway.v1.gateway_service_pb2.GetStatusRequest,
         modelyard.gateway.v1.gateway_service_pb2.GetStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.ExplainRouteRequest,
+        modelyard.gateway.v1.gateway_service_pb2.ExplainRouteResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.GetCurvesRequest,
+        modelyard.gateway.v1.gateway_service_pb2.GetCurvesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousRequest,
+        modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         modelyard.gateway.v1.gateway_service_pb2.WatchTrafficRequest,
@@ -111,6 +204,30 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[modelyard.gateway.v1.gateway_service_pb2.GetStatusResponse, collections.abc.Awaitable[modelyard.gateway.v1.gateway_service_pb2.GetStatusResponse]]:
         """Tells which revision the gateway runs, how old its knowledge is, and which replicas it has."""
+
+    @abc.abstractmethod
+    def ExplainRoute(
+        self,
+        request: modelyard.gateway.v1.gateway_service_pb2.ExplainRouteRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[modelyard.gateway.v1.gateway_service_pb2.ExplainRouteResponse, collections.abc.Awaitable[modelyard.gateway.v1.gateway_service_pb2.ExplainRouteResponse]]:
+        """Tells the plan that a call would get now, without making it."""
+
+    @abc.abstractmethod
+    def GetCurves(
+        self,
+        request: modelyard.gateway.v1.gateway_service_pb2.GetCurvesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[modelyard.gateway.v1.gateway_service_pb2.GetCurvesResponse, collections.abc.Awaitable[modelyard.gateway.v1.gateway_service_pb2.GetCurvesResponse]]:
+        """Gives the share of attempts that have answered by each moment, for each version of a model."""
+
+    @abc.abstractmethod
+    def SuggestRendezvous(
+        self,
+        request: modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse, collections.abc.Awaitable[modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse]]:
+        """Proposes from the curves a rendezvous that keeps a deadline."""
 
     @abc.abstractmethod
     def WatchTraffic(

@@ -4,9 +4,12 @@ isort:skip_file
 How the gateway answers the calls of one model."""
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.duration_pb2
+import google.protobuf.internal.containers
 import google.protobuf.message
+import google.protobuf.struct_pb2
 import sys
 import typing
 
@@ -19,7 +22,12 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class Route(google.protobuf.message.Message):
-    """The route of one model. A field that is not set takes the gateway's default."""
+    """The route of one model. A field that is not set takes the gateway's default.
+
+    A call that names a version or a label gets that one, with the route's deadline, retries and
+    hedges. A call that names none is answered by the first of `match` that it fits, else by
+    `rendezvous`, else by `split`, else by `default`; then `fallback` holds, too.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -28,10 +36,21 @@ class Route(google.protobuf.message.Message):
     DEADLINE_FIELD_NUMBER: builtins.int
     RETRY_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
+    SPLIT_FIELD_NUMBER: builtins.int
+    STICKY_FIELD_NUMBER: builtins.int
+    MATCH_FIELD_NUMBER: builtins.int
+    HEDGE_FIELD_NUMBER: builtins.int
+    FALLBACK_FIELD_NUMBER: builtins.int
+    RENDEZVOUS_FIELD_NUMBER: builtins.int
+    SHADOW_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`models/{model}/route`."""
     etag: builtins.str
     """Changes with every replacement."""
+    sticky: builtins.str
+    """A metadata key: calls with the same value of it get the same share of `split`, and keep it
+    as far as the weights allow when they change. Calls without it are spread as all others.
+    """
     @property
     def default(self) -> Global___Target:
         """What answers a call that names no version; `label: live` unless set."""
@@ -44,6 +63,30 @@ class Route(google.protobuf.message.Message):
     def retry(self) -> Global___Retry:
         """Retries of a call whose connection failed."""
 
+    @property
+    def split(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Share]:
+        """Shares of the calls, by weight."""
+
+    @property
+    def match(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Match]:
+        """Calls with certain metadata; the first that fits holds."""
+
+    @property
+    def hedge(self) -> Global___Hedge:
+        """A second attempt on another replica when the first takes long; none unless set."""
+
+    @property
+    def fallback(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Fallback]:
+        """What answers when everything before has failed or takes too long, the preferred first."""
+
+    @property
+    def rendezvous(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Rendezvous]:
+        """Versions that all get the call at once, the preferred first; at least two, or none."""
+
+    @property
+    def shadow(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Shadow]:
+        """Versions that see a sample of the calls, and whose answers nobody waits for."""
+
     def __init__(
         self,
         *,
@@ -52,9 +95,16 @@ class Route(google.protobuf.message.Message):
         deadline: google.protobuf.duration_pb2.Duration | None = ...,
         retry: Global___Retry | None = ...,
         etag: builtins.str = ...,
+        split: collections.abc.Iterable[Global___Share] | None = ...,
+        sticky: builtins.str = ...,
+        match: collections.abc.Iterable[Global___Match] | None = ...,
+        hedge: Global___Hedge | None = ...,
+        fallback: collections.abc.Iterable[Global___Fallback] | None = ...,
+        rendezvous: collections.abc.Iterable[Global___Rendezvous] | None = ...,
+        shadow: collections.abc.Iterable[Global___Shadow] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["deadline", b"deadline", "default", b"default", "retry", b"retry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["deadline", b"deadline", "default", b"default", "etag", b"etag", "name", b"name", "retry", b"retry"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["deadline", b"deadline", "default", b"default", "hedge", b"hedge", "retry", b"retry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["deadline", b"deadline", "default", b"default", "etag", b"etag", "fallback", b"fallback", "hedge", b"hedge", "match", b"match", "name", b"name", "rendezvous", b"rendezvous", "retry", b"retry", "shadow", b"shadow", "split", b"split", "sticky", b"sticky"]) -> None: ...
 
 Global___Route: typing_extensions.TypeAlias = Route
 
@@ -99,3 +149,257 @@ class Retry(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["max_attempts", b"max_attempts"]) -> None: ...
 
 Global___Retry: typing_extensions.TypeAlias = Retry
+
+@typing.final
+class Share(google.protobuf.message.Message):
+    """A share of the calls."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    weight: builtins.int
+    """Its size beside the other shares'; 0 to 1,000,000."""
+    @property
+    def target(self) -> Global___Target:
+        """What answers it."""
+
+    def __init__(
+        self,
+        *,
+        target: Global___Target | None = ...,
+        weight: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["target", b"target"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["target", b"target", "weight", b"weight"]) -> None: ...
+
+Global___Share: typing_extensions.TypeAlias = Share
+
+@typing.final
+class Match(google.protobuf.message.Message):
+    """Calls with certain metadata."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class MetadataEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    METADATA_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    @property
+    def metadata(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """The values of metadata keys that a call must all have; `*` fits any value."""
+
+    @property
+    def target(self) -> Global___Target:
+        """What answers it."""
+
+    def __init__(
+        self,
+        *,
+        metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        target: Global___Target | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["target", b"target"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["metadata", b"metadata", "target", b"target"]) -> None: ...
+
+Global___Match: typing_extensions.TypeAlias = Match
+
+@typing.final
+class Hedge(google.protobuf.message.Message):
+    """A second attempt on another replica of the same version, when the first takes long."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAX_EXTRA_LOAD_FIELD_NUMBER: builtins.int
+    DELAY_FIELD_NUMBER: builtins.int
+    max_extra_load: builtins.float
+    """How many calls more than the callers' own the hosts may get for it: 0.02 is 2 %. The second
+    attempt starts at the (1 - max_extra_load) quantile of recent latencies. Above 0, at most 1.
+    """
+    @property
+    def delay(self) -> google.protobuf.duration_pb2.Duration:
+        """Starts it after this time instead; the extra load stays bounded."""
+
+    def __init__(
+        self,
+        *,
+        max_extra_load: builtins.float = ...,
+        delay: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["delay", b"delay"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["delay", b"delay", "max_extra_load", b"max_extra_load"]) -> None: ...
+
+Global___Hedge: typing_extensions.TypeAlias = Hedge
+
+@typing.final
+class Fallback(google.protobuf.message.Message):
+    """What answers when everything before has failed or takes too long."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: builtins.int
+    CONSTANT_FIELD_NUMBER: builtins.int
+    LAST_GOOD_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    @property
+    def target(self) -> Global___Target:
+        """Another version."""
+
+    @property
+    def constant(self) -> Global___Constant:
+        """A constant; only as the last one."""
+
+    @property
+    def last_good(self) -> Global___LastGood:
+        """What the model last answered to a call with the same metadata value."""
+
+    @property
+    def after(self) -> google.protobuf.duration_pb2.Duration:
+        """A version starts at the latest after this time; unless set, when an even share of the call's
+        time has passed for each fallback before it: half of it for the only one.
+        """
+
+    def __init__(
+        self,
+        *,
+        target: Global___Target | None = ...,
+        constant: Global___Constant | None = ...,
+        last_good: Global___LastGood | None = ...,
+        after: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["after", b"after", "answer", b"answer", "constant", b"constant", "last_good", b"last_good", "target", b"target"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "answer", b"answer", "constant", b"constant", "last_good", b"last_good", "target", b"target"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["answer", b"answer"]) -> typing.Literal["target", "constant", "last_good"] | None: ...
+
+Global___Fallback: typing_extensions.TypeAlias = Fallback
+
+@typing.final
+class Constant(google.protobuf.message.Message):
+    """An answer that is always the same."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class OutputsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> google.protobuf.struct_pb2.Value: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: google.protobuf.struct_pb2.Value | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    @property
+    def outputs(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, google.protobuf.struct_pb2.Value]:
+        """The outputs by name, as (nested) lists of numbers, strings or booleans. Where an output has a
+        first dimension that varies and the list lacks it, each row of the request gets the list.
+        """
+
+    def __init__(
+        self,
+        *,
+        outputs: collections.abc.Mapping[builtins.str, google.protobuf.struct_pb2.Value] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["outputs", b"outputs"]) -> None: ...
+
+Global___Constant: typing_extensions.TypeAlias = Constant
+
+@typing.final
+class LastGood(google.protobuf.message.Message):
+    """The last good answer for a key."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    MAX_AGE_FIELD_NUMBER: builtins.int
+    key: builtins.str
+    """The metadata key whose value is remembered."""
+    @property
+    def max_age(self) -> google.protobuf.duration_pb2.Duration:
+        """Answers that are older are not given; 10 minutes unless set."""
+
+    def __init__(
+        self,
+        *,
+        key: builtins.str = ...,
+        max_age: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["max_age", b"max_age"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "max_age", b"max_age"]) -> None: ...
+
+Global___LastGood: typing_extensions.TypeAlias = LastGood
+
+@typing.final
+class Rendezvous(google.protobuf.message.Message):
+    """One version of several that all get the call at once."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: builtins.int
+    ACCEPT_FROM_FIELD_NUMBER: builtins.int
+    @property
+    def target(self) -> Global___Target:
+        """The version."""
+
+    @property
+    def accept_from(self) -> google.protobuf.duration_pb2.Duration:
+        """Its answer counts from this moment of the call on, while a preferred one may still come."""
+
+    def __init__(
+        self,
+        *,
+        target: Global___Target | None = ...,
+        accept_from: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["accept_from", b"accept_from", "target", b"target"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["accept_from", b"accept_from", "target", b"target"]) -> None: ...
+
+Global___Rendezvous: typing_extensions.TypeAlias = Rendezvous
+
+@typing.final
+class Shadow(google.protobuf.message.Message):
+    """A version that sees a sample of the calls."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: builtins.int
+    SAMPLE_FIELD_NUMBER: builtins.int
+    sample: builtins.float
+    """The share of calls that it sees; above 0, at most 1."""
+    @property
+    def target(self) -> Global___Target:
+        """The version."""
+
+    def __init__(
+        self,
+        *,
+        target: Global___Target | None = ...,
+        sample: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["target", b"target"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["sample", b"sample", "target", b"target"]) -> None: ...
+
+Global___Shadow: typing_extensions.TypeAlias = Shadow

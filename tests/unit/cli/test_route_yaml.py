@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelyard.cli.routes import dump, parse
+from modelyard.cli.route_yaml import dump, parse
 from modelyard.errors import InvalidRoute
 
 WHOLE = "default:\n  label: canary\ndeadline: 200ms\nretry:\n  max_attempts: 2\netag: '7'\n"

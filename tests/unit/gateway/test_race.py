@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from gateway.call import Answer, Call
-from gateway.plan import Attempt, Kind, Plan, retrying
-from gateway.race import PATIENCE, Racer
+from gateway.compiler import direct
+from gateway.plan import Attempt, Kind, Plan
+from gateway.race import PATIENCE
 from modelyard.catalog import HostState
 from modelyard.errors import (
     DeadlineExceeded,
@@ -16,7 +17,7 @@ from modelyard.errors import (
     VersionNotServing,
 )
 from modelyard.names import VersionName
-from tests.kit.endpoints import CallableEndpoint, answers, fails, host, replicas_of
+from tests.kit.endpoints import CallableEndpoint, answers, fails, host, racer_of, replicas_of
 from tests.kit.virtual_time import run
 
 V1 = VersionName("digits", 1)
@@ -37,7 +38,7 @@ def race(
         replicas = replicas_of(endpoints, clock)
         replicas.update([host(name, versions[name]) for name in endpoints])
         try:
-            outcome: Answer | ModelyardError = await Racer(replicas, clock).run(call(), plan)
+            outcome: Answer | ModelyardError = await racer_of(replicas, clock).run(call(), plan)
         except ModelyardError as error:
             outcome = error
         ended = clock()
@@ -51,8 +52,8 @@ def race(
 
 def test_one_primary_wins() -> None:
     only = CallableEndpoint(answers(b"!", after=0.003))
-    outcome, ended = race(retrying(V1, 3), {"a": only}, {"a": V1})
-    assert outcome == Answer(b"!", V1, Kind.PRIMARY, 1)
+    outcome, ended = race(direct(V1, 3), {"a": only}, {"a": V1})
+    assert outcome == Answer(b"!", V1, Kind.PRIMARY, 1, "a")
     assert ended == pytest.approx(0.003)
     assert only.metadata == [(("modelyard-target", "models/digits/versions/1"),)]
 
@@ -61,7 +62,7 @@ def test_a_lost_connection_is_retried_on_another_replica() -> None:
     dead = CallableEndpoint(fails(lambda: HostGone("gone")))
     good = CallableEndpoint(answers(b"!"))
     for _ in range(20):
-        outcome, _ = race(retrying(V1, 3), {"dead": dead, "good": good}, {"dead": V1, "good": V1})
+        outcome, _ = race(direct(V1, 3), {"dead": dead, "good": good}, {"dead": V1, "good": V1})
         assert isinstance(outcome, Answer)
     assert good.begun == 20
 
@@ -69,14 +70,14 @@ def test_a_lost_connection_is_retried_on_another_replica() -> None:
 def test_the_callers_error_surfaces_at_once() -> None:
     strict = CallableEndpoint(fails(lambda: InvalidTensor("bad shape"), after=0.001))
     other = CallableEndpoint(fails(lambda: InvalidTensor("bad shape"), after=0.001))
-    outcome, _ = race(retrying(V1, 3), {"a": strict, "b": other}, {"a": V1, "b": V1})
+    outcome, _ = race(direct(V1, 3), {"a": strict, "b": other}, {"a": V1, "b": V1})
     assert isinstance(outcome, InvalidTensor)
     assert strict.begun + other.begun == 1
 
 
 def test_a_slow_host_does_not_hold_a_call_past_its_deadline() -> None:
     slow = CallableEndpoint(answers(b"!", after=100.0))
-    outcome, ended = race(retrying(V1, 3), {"a": slow}, {"a": V1})
+    outcome, ended = race(direct(V1, 3), {"a": slow}, {"a": V1})
     assert isinstance(outcome, DeadlineExceeded)
     assert ended == pytest.approx(10.0)
     assert slow.ended == slow.begun == 1
@@ -87,8 +88,8 @@ def test_the_loser_of_a_rendezvous_is_cancelled() -> None:
     lesser = CallableEndpoint(answers(b"lesser", after=0.01))
     plan = Plan(
         (
-            Attempt(Kind.PRIMARY, V2, start_at=0.0),
-            Attempt(Kind.PRIMARY, V1, start_at=0.0, accept_from=0.08),
+            Attempt(Kind.RENDEZVOUS, V2, 0, start_at=0.0),
+            Attempt(Kind.RENDEZVOUS, V1, 1, start_at=0.0, accept_from=0.08),
         )
     )
     outcome, ended = race(plan, {"b": better, "l": lesser}, {"b": V2, "l": V1})
@@ -106,7 +107,7 @@ def test_the_callers_cancellation_cancels_the_attempt() -> None:
         clock = asyncio.get_running_loop().time
         replicas = replicas_of({"a": slow}, clock)
         replicas.update([host("a", V1)])
-        task = asyncio.create_task(Racer(replicas, clock).run(call(), retrying(V1, 3)))
+        task = asyncio.create_task(racer_of(replicas, clock).run(call(), direct(V1, 3)))
         await asyncio.sleep(1.0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -124,7 +125,7 @@ def test_a_call_waits_for_the_host_that_is_on_its_way() -> None:
         clock = asyncio.get_running_loop().time
         replicas = replicas_of({"a": good}, clock)
         replicas.update([host("a", V1, HostState.LOADING)])
-        racing = asyncio.create_task(Racer(replicas, clock).run(call(), retrying(V1, 3)))
+        racing = asyncio.create_task(racer_of(replicas, clock).run(call(), direct(V1, 3)))
         await asyncio.sleep(2.0)
         replicas.update([host("a", V1)])
         await racing
@@ -141,7 +142,7 @@ def test_it_waits_no_longer_than_its_patience() -> None:
         replicas = replicas_of({}, clock)
         replicas.update([host("a", V1, HostState.LOADING)])
         with pytest.raises(VersionNotServing, match="version 1 is not at ready state"):
-            await Racer(replicas, clock).run(call(), retrying(V1, 3))
+            await racer_of(replicas, clock).run(call(), direct(V1, 3))
         return clock()
 
     assert run(main()) == pytest.approx(PATIENCE)
@@ -152,7 +153,7 @@ def test_nobody_waits_for_a_version_that_nobody_starts() -> None:
         clock = asyncio.get_running_loop().time
         replicas = replicas_of({}, clock)
         with pytest.raises(VersionNotServing):
-            await Racer(replicas, clock).run(call(), retrying(V1, 3))
+            await racer_of(replicas, clock).run(call(), direct(V1, 3))
         return clock()
 
     assert run(main()) == 0.0
@@ -165,7 +166,7 @@ def test_a_retired_replica_ends_its_calls_before_it_closes() -> None:
         clock = asyncio.get_running_loop().time
         replicas = replicas_of({"a": slow}, clock)
         replicas.update([host("a", V1)])
-        racing = asyncio.create_task(Racer(replicas, clock).run(call(), retrying(V1, 3)))
+        racing = asyncio.create_task(racer_of(replicas, clock).run(call(), direct(V1, 3)))
         await asyncio.sleep(0.5)
         replicas.update([])
         assert not replicas.serves(V1)

@@ -1,0 +1,166 @@
+"""What keeps attempts from doing harm: asked before one starts, told how it ended."""
+
+import random
+from collections.abc import Callable
+
+from gateway import outliers
+from gateway.budget import Budget
+from gateway.circuit import Circuits
+from gateway.latency import Latencies, Trigger
+from gateway.limits import Limiter
+from gateway.replicas import Replica, Replicas
+from gateway.survival import Observed
+from modelyard.catalog import Hedge
+from modelyard.errors import (
+    DeadlineExceeded,
+    HostGone,
+    ModelyardError,
+    OnFailure,
+    Overloaded,
+    VersionNotServing,
+)
+from modelyard.names import VersionName
+
+# A version that has not answered is slow, and not its caller impatient, when it took so many
+# times as long as half of its attempts do.
+SLOW = 3.0
+# Curves forget: at so many attempts all counts are halved.
+MOST_OBSERVED = 200_000
+
+
+class Guards:
+    """Budgets, latencies, curves, circuits and limits of every version.
+
+    Args:
+        replicas: Whose outliers are ejected.
+        clock: Seconds, monotonic.
+        chance: Draws the jitter of circuits.
+    """
+
+    def __init__(
+        self, replicas: Replicas, clock: Callable[[], float], chance: random.Random
+    ) -> None:
+        self._replicas = replicas
+        self._clock = clock
+        self._budgets: dict[str, Budget] = {}
+        self._limiters: dict[VersionName, Limiter] = {}
+        self._observed: dict[VersionName, Observed] = {}
+        self._latencies = Latencies()
+        self.circuits = Circuits(chance)
+
+    def budget(self, model: str) -> Budget:
+        """The purse of a model's calls."""
+        budget = self._budgets.get(model)
+        if budget is None:
+            budget = self._budgets[model] = Budget()
+        return budget
+
+    def limiter(self, version: VersionName) -> Limiter:
+        """The limit of a version."""
+        limiter = self._limiters.get(version)
+        if limiter is None:
+            limiter = self._limiters[version] = Limiter()
+        return limiter
+
+    def observed(self, model: str) -> dict[VersionName, Observed]:
+        """What became of the attempts on each version of a model."""
+        return {v: observed for v, observed in self._observed.items() if v.model == model}
+
+    def limits(self) -> dict[VersionName, Limiter]:
+        """All limits."""
+        return dict(self._limiters)
+
+    def trigger(self, version: VersionName, size: int, hedge: Hedge, now: float) -> Trigger | None:
+        """When a hedge starts after its first attempt; None where none is worth it."""
+        if hedge.delay is not None:
+            return Trigger(hedge.delay.total_seconds(), self._latencies.median(version, size, now))
+        return self._latencies.trigger(version, size, hedge.max_extra_load, now)
+
+    def forget(self, alive: frozenset[str]) -> None:
+        """Drops what is known of versions of models that exist no more."""
+        for kept in (self._limiters, self._observed):
+            for version in [v for v in kept if v.model not in alive]:
+                del kept[version]
+        for model in [m for m in self._budgets if m not in alive]:
+            del self._budgets[model]
+
+    def answered(
+        self, replica: Replica, size: int, seconds: float, now: float, hedged: bool
+    ) -> None:
+        """An attempt answered.
+
+        Args:
+            replica: Where.
+            size: The class of its payload's size.
+            seconds: After so long.
+            now: The moment.
+            hedged: True where the plan has hedges, whose trigger is then fed.
+        """
+        version = replica.version
+        replica.load.observe(seconds, now)
+        replica.succeeded()
+        if hedged:
+            self._latencies.add(version, replica.host, size, seconds, now)
+        limiter = self._limiters[version]
+        limiter.gradient.observe(seconds, limiter.in_flight, now)
+        observed = self._of(version)
+        observed.answer(seconds)
+        self.circuits.succeeded(version, now)
+
+    def cancelled(
+        self, replica: Replica, size: int, seconds: float, now: float, hedged: bool
+    ) -> None:
+        """An attempt was given up after so long; it would have taken longer."""
+        if hedged:
+            self._latencies.add(replica.version, replica.host, size, seconds, now)
+        # A replica that keeps calls waiting must look slow, also when none of them ends there.
+        replica.load.observe_at_least(seconds, now)
+        self._of(replica.version).cancel(seconds)
+        self.circuits.gave_up(replica.version)
+
+    def failed(
+        self, replica: Replica, size: int, error: ModelyardError, seconds: float, now: float
+    ) -> None:
+        """An attempt ended in an error."""
+        version = replica.version
+        if error.on_failure is OnFailure.SURFACE:
+            # The caller's fault: the host has done its work.
+            replica.succeeded()
+            self.circuits.succeeded(version, now)
+            return
+        if isinstance(error, Overloaded):
+            self.circuits.gave_up(version)
+            return
+        if isinstance(error, DeadlineExceeded):
+            replica.load.observe_at_least(seconds, now)
+            self._of(version).cancel(seconds)
+            if not self._is_slow(version, size, seconds, now):
+                self.circuits.gave_up(version)
+                return
+        else:
+            self._of(version).failed += 1
+        if isinstance(error, HostGone):
+            replica.disconnected(now)
+        if not isinstance(error, VersionNotServing):
+            outliers.failed(replica, self._replicas.of(version), now)
+        self.circuits.failed(version, now)
+
+    def overtaken(self, version: VersionName, size: int, seconds: float, now: float) -> None:
+        """A fallback answered while a better version was still at it."""
+        if self._is_slow(version, size, seconds, now):
+            self.circuits.failed(version, now)
+
+    def _is_slow(self, version: VersionName, size: int, seconds: float, now: float) -> bool:
+        """Tells whether a version took much longer than it is used to."""
+        usual = self._latencies.median(version, size, now) or self._limiter_latency(version)
+        return seconds > SLOW * usual
+
+    def _limiter_latency(self, version: VersionName) -> float:
+        limiter = self._limiters.get(version)
+        return limiter.gradient.latency if limiter else 0.0
+
+    def _of(self, version: VersionName) -> Observed:
+        observed = self._observed.get(version)
+        if observed is None:
+            observed = self._observed[version] = Observed()
+        return observed

@@ -1,0 +1,97 @@
+"""The share of attempts that have answered by each moment, with those that were cancelled.
+
+A loser is cancelled before it ends: one knows only that it would have taken longer (it is
+right-censored). Leaving losers out makes the tail look far shorter than it is. The
+Kaplan-Meier estimate (*Nonparametric estimation from incomplete observations*, 1958) counts
+each as far as it was seen. An attempt that failed never answers: it stays at risk for ever.
+Intervals: Greenwood's variance on the log-log scale (Kalbfleisch and Prentice, 1980).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.meter import bucket, upper_bound
+
+# The 97.5 % quantile of the normal distribution.
+_Z = 1.959964
+
+
+@dataclass(slots=True)
+class Observed:
+    """What became of the attempts on a version: counts by bucket of elapsed time."""
+
+    answered: dict[int, int] = field(default_factory=dict)
+    cancelled: dict[int, int] = field(default_factory=dict)
+    failed: int = 0
+
+    def answer(self, seconds: float) -> None:
+        """Counts an answer."""
+        index = bucket(seconds)
+        self.answered[index] = self.answered.get(index, 0) + 1
+
+    def cancel(self, seconds: float) -> None:
+        """Counts one that was cancelled after so long."""
+        index = bucket(seconds)
+        self.cancelled[index] = self.cancelled.get(index, 0) + 1
+
+    @property
+    def total(self) -> int:
+        """All attempts."""
+        return sum(self.answered.values()) + sum(self.cancelled.values()) + self.failed
+
+    def decayed(self, share: float) -> "Observed":
+        """The same with every count multiplied, so that what is old weighs less."""
+
+        def less(counts: Mapping[int, int]) -> dict[int, int]:
+            return {index: n for index, c in counts.items() if (n := round(c * share))}
+
+        return Observed(less(self.answered), less(self.cancelled), round(self.failed * share))
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One moment: the share that has answered by then, and its 95 % interval."""
+
+    after: float
+    answered: float
+    lower: float
+    upper: float
+
+
+def curve(observed: Observed) -> tuple[Point, ...]:
+    """The Kaplan-Meier estimate, at the end of each bucket in which something was answered."""
+    at_risk = observed.total
+    points: list[Point] = []
+    surviving, variance = 1.0, 0.0
+    for index in sorted(observed.answered.keys() | observed.cancelled.keys()):
+        answers = observed.answered.get(index, 0)
+        if answers and at_risk:
+            surviving *= 1.0 - answers / at_risk
+            if at_risk > answers:
+                variance += answers / (at_risk * (at_risk - answers))
+            lower, upper = _interval(surviving, variance)
+            points.append(Point(upper_bound(index), 1.0 - surviving, lower, upper))
+        # By convention what is cancelled in a bucket was at risk for all answers in it.
+        at_risk -= answers + observed.cancelled.get(index, 0)
+    return tuple(points)
+
+
+def answered_by(points: tuple[Point, ...], after: float) -> float:
+    """The share that has answered by a moment, in seconds."""
+    share = 0.0
+    for point in points:
+        if point.after > after:
+            break
+        share = point.answered
+    return share
+
+
+def _interval(surviving: float, variance: float) -> tuple[float, float]:
+    """Of the share that has answered."""
+    if not 0.0 < surviving < 1.0:
+        return 1.0 - surviving, 1.0 - surviving
+    spread = _Z * math.sqrt(variance) / abs(math.log(surviving))
+    low = surviving ** math.exp(min(spread, 700.0))
+    high = surviving ** math.exp(-spread)
+    return 1.0 - high, 1.0 - low
