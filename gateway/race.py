@@ -322,7 +322,8 @@ class Racer:
             if replica is not None and (replica not in tried or now >= began + SECOND_CHANCE):
                 return replica
             # A host that has just died is still thought to serve: it was tried, so it counts.
-            if not (tried or self._replicas.expects(target)):
+            was_here = any(replica.version == target for replica in tried)
+            if not (was_here or self._replicas.expects(target)):
                 break
             await self._replicas.changed(min(until - now, SECOND_CHANCE))
         _not_serving(target)

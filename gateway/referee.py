@@ -116,12 +116,12 @@ Action: TypeAlias = Start | Accept | Wait | Fail
 
 def next_action(race: Race, now: float) -> Action:
     """Gives the next thing to do; the same for the same race and the same moment."""
+    surfaced = _surfaced(race) if race.failures else None
     if now >= race.deadline:
-        return Fail(DeadlineExceeded("the deadline passed before an answer came"))
+        return Fail(surfaced or DeadlineExceeded("the deadline passed before an answer came"))
     wake = race.deadline
     hopeless = True  # No attempt that is preferred to the one in hand can succeed any more.
     last: ModelyardError | None = None
-    surfaced = _surfaced(race) if race.failures else None
     for index, attempt in enumerate(race.plan.attempts):
         match race.phases[index]:
             case Phase.PENDING:

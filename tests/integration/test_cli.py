@@ -154,9 +154,9 @@ def test_load_unload_delete(yard: Yard, model: str, tmp_path: Path) -> None:
 def test_routes(yard: Yard, model: str, tmp_path: Path) -> None:
     for factor in (2, 3):
         done(yard, "register", model, str(scale(tmp_path, factor)), "--wait")
-    assert done(yard, "route", model).startswith("default:\n  label: live\n")
+    assert done(yard, "route", model).startswith("default: {label: live}\n")
 
-    whole = "default:\n  version: 2\ndeadline: 1.5s\nretry:\n  max_attempts: 3\n"
+    whole = "default: {version: 2}\ndeadline: 1.5s\nretry: {max_attempts: 3}\n"
     printed = done(yard, "route", model, "-f", "-", input=whole)
     assert printed.startswith(whole)
     assert read(yard, "infer", model, "-i", "X=[[1,1]]")["outputs"]["Y"]["data"] == [[3, 3]]
@@ -170,7 +170,7 @@ def test_routes(yard: Yard, model: str, tmp_path: Path) -> None:
     complaint = refused(yard, "route", model, "-f", str(tmp_path / "route.yaml"))
     assert "INVALID_ROUTE: unknown field 'fallbak'" in complaint
 
-    assert done(yard, "route", model, "--reset").startswith("default:\n  label: live\n")
+    assert done(yard, "route", model, "--reset").startswith("default: {label: live}\n")
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,7 @@ HEDGED = direct(V1, 2, Hedge(0.02))
 # 0 the better version, 1 a lesser one that counts from 80 ms
 RENDEZVOUS = planned(((V2, 0.0), (V1, 0.08)), rendezvous=(Rendezvous(Target(2)),))
 # 0 primary, 1 fallback at half of the time, 2 a constant just inside the deadline
-FALLBACK = planned(
-    ((V2, 0.0),), fallback=(Fallback(Target(1)), Fallback(Constant({"y": [0.5]})))
-)
+FALLBACK = planned(((V2, 0.0),), fallback=(Fallback(Target(1)), Fallback(Constant({"y": [0.5]}))))
 LAST_CALL = 1.0 - 0.025
 
 
