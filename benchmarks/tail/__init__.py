@@ -1,0 +1,1 @@
+"""Tails: real hosts that straggle, and who is how far from it."""
