@@ -2,7 +2,9 @@
 
 Peak-EWMA (Finagle's `loadbalancer/PeakEwma.scala`): the cost of a replica is its moving
 average latency times the calls that it would then have; the average jumps up to a peak at
-once and comes down slowly. Two replicas drawn at random, the cheaper one taken
+once and comes down slowly, also while no call goes there. A replica on which calls are given up
+that took longer than it is used to tells no latency: each in a row doubles its cost, and each
+second halves that again, so that it is tried now and then. Two replicas drawn at random, the cheaper one taken
 (Mitzenmacher, *The Power of Two Choices in Randomized Load Balancing*, 2001).
 """
 
@@ -13,6 +15,8 @@ from typing import TypeVar
 
 # Seconds in which a peak decays to 1/e. Finagle's default.
 DECAY = 10.0
+# Calls given up in a row that count, and seconds after which one less does.
+MOST_DOUBTS, DOUBT_FADES = 16, 1.0
 # What a replica that was never measured is taken to cost, per pending call, in seconds.
 UNKNOWN = 1e-3
 
@@ -20,12 +24,14 @@ UNKNOWN = 1e-3
 class PeakEwma:
     """The load of one replica."""
 
-    __slots__ = ("_average", "_decay", "_stamp", "pending")
+    __slots__ = ("_average", "_decay", "_doubted", "_doubts", "_stamp", "pending")
 
     def __init__(self, now: float, decay: float = DECAY) -> None:
         self._decay = decay
         self._stamp = now
         self._average = 0.0
+        self._doubts = 0
+        self._doubted = now
         self.pending = 0
 
     @property
@@ -35,6 +41,7 @@ class PeakEwma:
 
     def observe(self, latency: float, now: float) -> None:
         """Records one finished call; both in seconds."""
+        self._doubts = 0
         elapsed = max(now - self._stamp, 0.0)
         self._stamp = now
         if latency > self._average:
@@ -44,13 +51,18 @@ class PeakEwma:
             self._average = self._average * weight + latency * (1.0 - weight)
 
     def observe_at_least(self, latency: float, now: float) -> None:
-        """Records a call that was given up after so long: it can only make the average worse."""
+        """Records a call that was given up after so long: nobody knows how long it would take."""
         if latency > self._average:
-            self.observe(latency, now)
+            self._doubts = min(self._doubts + 1, MOST_DOUBTS)
+            self._doubted = now
 
-    def cost(self) -> float:
+    def cost(self, now: float) -> float:
         """What one more call here would cost, in seconds."""
-        return (self._average or UNKNOWN) * (self.pending + 1)
+        idle = math.exp((self._stamp - now) / self._decay)
+        cost = (self._average * idle or UNKNOWN) * (self.pending + 1)
+        if self._doubts:
+            cost *= 2.0 ** max(0.0, self._doubts - (now - self._doubted) / DOUBT_FADES)
+        return cost
 
 
 class Loaded:
@@ -65,7 +77,7 @@ class Loaded:
 R = TypeVar("R", bound=Loaded)
 
 
-def pick(candidates: Sequence[R], chance: random.Random) -> R:
+def pick(candidates: Sequence[R], chance: random.Random, now: float) -> R:
     """The cheaper of two candidates drawn at random; `candidates` is not empty."""
     count = len(candidates)
     if count == 1:
@@ -75,4 +87,4 @@ def pick(candidates: Sequence[R], chance: random.Random) -> R:
     if second >= first:
         second += 1
     one, other = candidates[first], candidates[second]
-    return one if one.load.cost() <= other.load.cost() else other
+    return one if one.load.cost(now) <= other.load.cost(now) else other

@@ -42,7 +42,14 @@ def quantile(counts: Mapping[int, int], q: float) -> float:
 
 @dataclass(slots=True)
 class Attempts:
-    """The attempts of one kind on one version. Only ever grows."""
+    """The attempts of one kind on one version. Only ever grows.
+
+    Attributes:
+        started: All of them.
+        won: Their answer was the caller's.
+        failed: They ended in an error.
+        cancelled: They were given up, or answered too late.
+    """
 
     started: int = 0
     won: int = 0

@@ -42,6 +42,7 @@ class _Run:
     answers: dict[int, tuple[bytes, Answerer]] = field(default_factory=dict)
     started: int = 0
     median: float = 0.0
+    won: int = -1
 
 
 class Racer:
@@ -99,11 +100,24 @@ class Racer:
                         await self._wait(run, until - now)
                 now = self._clock()
         finally:
-            for task in run.pending:
-                # Nobody waits for a loser: it ends in the background, down to its host.
-                task.cancel()
-                self._losers.add(task)
-                task.add_done_callback(self._losers.discard)
+            if run.plan.timed:
+                self._end(run)
+
+    def _end(self, run: _Run) -> None:
+        """Ends what has lost. Nobody waits for it: it ends in the background, down to its host."""
+        for task, index in run.pending.items():
+            if task.done() and not task.cancelled() and task.exception() is None:
+                # It answered in the very turn in which another one won.
+                run.race.phases[index] = Phase.SUCCEEDED
+                continue
+            task.cancel()
+            self._losers.add(task)
+            task.add_done_callback(self._losers.discard)
+        for index, phase in enumerate(run.race.phases):
+            if phase is Phase.SUCCEEDED and index != run.won:
+                attempt = run.plan.attempts[index]
+                number = attempt.target.number if attempt.target is not None else 0
+                self._meter.cancelled((run.call.model, number), attempt.kind)
 
     async def close(self) -> None:
         """Returns when every loser has ended."""
@@ -199,6 +213,9 @@ class Racer:
                 _failed(race, index, error, now)
 
     async def _wait(self, run: _Run, seconds: float) -> None:
+        if not run.pending:
+            await asyncio.sleep(max(seconds, 0.0))
+            return
         done, _ = await asyncio.wait(
             run.pending, timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED
         )
@@ -217,7 +234,7 @@ class Racer:
 
     def _accept(self, run: _Run, index: int, now: float) -> Answer:
         plan, race = run.plan, run.race
-        won = plan.attempts[index]
+        run.won, won = index, plan.attempts[index]
         payload, answerer = run.answers[index]
         number = won.target.number if won.target is not None else 0
         self._meter.won((run.call.model, number), won.kind)

@@ -127,7 +127,7 @@ class Replicas:
         fresh = [r for r in replicas if r not in tried] if tried else replicas
         now = self._clock()
         awake = [r for r in fresh if r.rests_until <= now]
-        return pick(awake or fresh or replicas, self._chance)
+        return pick(awake or fresh or replicas, self._chance, now)
 
     def serves(self, version: VersionName) -> bool:
         """Tells whether any replica serves the version."""

@@ -4,7 +4,11 @@ import grpc
 
 
 def open_channel(
-    address: str, *, pool_index: int = 0, max_message_bytes: int = 128 << 20
+    address: str,
+    *,
+    pool_index: int = 0,
+    max_message_bytes: int = 128 << 20,
+    retries: bool = True,
 ) -> grpc.aio.Channel:
     """Opens a channel to `host:port` or `unix:/path`.
 
@@ -13,6 +17,8 @@ def open_channel(
         pool_index: Channels of different indexes share no connection: one connection carries
             a limited number of streams, and queues the rest in silence.
         max_message_bytes: Of a request or response.
+        retries: Lets grpc send a call again that no server has seen. It then counts attempts
+            itself, whatever the caller says of them.
     """
     return grpc.aio.insecure_channel(
         address,
@@ -27,5 +33,6 @@ def open_channel(
             ("grpc.min_reconnect_backoff_ms", 50),
             ("grpc.max_reconnect_backoff_ms", 1_000),
             ("grpc.enable_http_proxy", 0),
+            ("grpc.enable_retries", int(retries)),
         ),
     )

@@ -19,7 +19,8 @@ class GrpcEndpoint:
     """An endpoint over one gRPC channel. Implements `gateway.call.Endpoint`."""
 
     def __init__(self, address: str, max_message_bytes: int) -> None:
-        self._channel = open_channel(address, max_message_bytes=max_message_bytes)
+        # The race retries, and counts.
+        self._channel = open_channel(address, max_message_bytes=max_message_bytes, retries=False)
         self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
         self._infer = self._method(INFER)
 

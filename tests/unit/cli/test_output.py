@@ -6,7 +6,7 @@ import pytest
 
 from modelyard.cli.changes import described
 from modelyard.cli.output import short, size
-from modelyard.cli.routes import duration, duration_text
+from modelyard.cli.route_yaml import duration, duration_text
 from modelyard.registry.v1 import change_pb2
 
 

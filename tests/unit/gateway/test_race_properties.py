@@ -99,7 +99,7 @@ def scenes(draw: st.DrawFn) -> Scene:
     if hedge is not None:
         hedge = Hedge(1.0, timedelta(seconds=draw(st.floats(0.01, 0.5))))
     attempts = draw(st.integers(1, 3))
-    first, second, third = VERSIONS
+    first, second, _ = VERSIONS
     legs: tuple[tuple[VersionName, float], ...] = ((first, 0.0),)
     fallback: list[Fallback] = []
     shape = draw(st.sampled_from(["direct", "fallback", "rendezvous"]))
