@@ -84,9 +84,7 @@ class Guards:
         for model in [m for m in self._budgets if m not in alive]:
             del self._budgets[model]
 
-    def answered(
-        self, replica: Replica, size: int, seconds: float, now: float, hedged: bool
-    ) -> None:
+    def answered(self, replica: Replica, size: int, seconds: float, now: float) -> None:
         """An attempt answered.
 
         Args:
@@ -94,25 +92,20 @@ class Guards:
             size: The class of its payload's size.
             seconds: After so long.
             now: The moment.
-            hedged: True where the plan has hedges, whose trigger is then fed.
         """
         version = replica.version
         replica.load.observe(seconds, now)
         replica.succeeded()
-        if hedged:
-            self._latencies.add(version, replica.host, size, seconds, now)
+        self._latencies.add(version, replica.host, size, seconds, now)
         limiter = self._limiters[version]
         limiter.gradient.observe(seconds, limiter.in_flight, now)
         observed = self._of(version)
         observed.answer(seconds)
         self.circuits.succeeded(version, now)
 
-    def cancelled(
-        self, replica: Replica, size: int, seconds: float, now: float, hedged: bool
-    ) -> None:
+    def cancelled(self, replica: Replica, size: int, seconds: float, now: float) -> None:
         """An attempt was given up after so long; it would have taken longer."""
-        if hedged:
-            self._latencies.add(replica.version, replica.host, size, seconds, now)
+        self._latencies.add(replica.version, replica.host, size, seconds, now)
         # A replica that keeps calls waiting must look slow, also when none of them ends there.
         replica.load.observe_at_least(seconds, now)
         self._of(replica.version).cancel(seconds)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gateway.meter import bucket, quantile
 from modelyard.names import VersionName
 
-WINDOW, WINDOWS, REFRESH = 10.0, 3, 3.0
+WINDOW, WINDOWS, REFRESH, SOON = 10.0, 3, 3.0, 0.2
 SHORTEST, LONGEST = 1e-3, 2.0
 # Fewer latencies tell too little of a tail.
 LEAST_DATA, LEAST_OF_A_REPLICA = 50, 200
@@ -97,7 +97,8 @@ class Latencies:
         found = self._look(version, size, 1.0 - AIM * extra_load, now)
         if len(self._triggers) >= 4096:
             self._triggers.clear()
-        self._triggers[key] = (now + REFRESH, found)
+        # What is not known yet may be known soon.
+        self._triggers[key] = (now + (REFRESH if found else SOON), found)
         return found
 
     def median(self, version: VersionName, size: int, now: float) -> float:

@@ -279,7 +279,6 @@ class Racer:
         load = replica.load
         load.pending += 1
         began = clock()
-        hedged = run.plan.hedge is not None
         metadata: Metadata = (*call.metadata, (TARGET, str(target)))
         if previous:
             metadata = (*metadata, (PREVIOUS_ATTEMPTS, str(previous)))
@@ -288,7 +287,7 @@ class Racer:
         except asyncio.CancelledError:
             now = clock()
             self._meter.cancelled(key, attempt.kind)
-            guards.cancelled(replica, run.size, now - began, now, hedged)
+            guards.cancelled(replica, run.size, now - began, now)
             raise
         except ModelyardError as error:
             now = clock()
@@ -302,7 +301,7 @@ class Racer:
         finally:
             load.pending -= 1
         now = clock()
-        guards.answered(replica, run.size, now - began, now, hedged)
+        guards.answered(replica, run.size, now - began, now)
         return payload
 
     async def _send(

@@ -2,6 +2,8 @@
 
 import ipaddress
 
+_LARGEST_PORT = 65535
+
 
 def is_private(listen: str) -> bool:
     """Tells whether only this machine can reach an address."""
@@ -14,3 +16,9 @@ def is_private(listen: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def has_port(address: str) -> bool:
+    """Tells whether an address is `host:port`, with a port that can be; the host may be empty."""
+    _, colon, port = address.rpartition(":")
+    return bool(colon) and port.isascii() and port.isdigit() and int(port) <= _LARGEST_PORT

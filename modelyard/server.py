@@ -2,8 +2,8 @@
 
 Health, reflection and channelz at each; errors become statuses at one place; message limits
 are set on purpose. On SIGTERM or SIGINT it drains: health turns NOT_SERVING, clients have a
-moment to see it, calls under way end within the grace, and only then the process ends. A
-second signal ends it at once.
+moment to see it, calls under way end within the grace, and only then the process ends; who
+only watches health holds nothing up. A second signal ends it at once.
 """
 
 import asyncio
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import grpc
 from google.protobuf import descriptor_pool
 from grpc_channelz.v1 import channelz
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from modelyard.errors import FailedPrecondition
+from modelyard.health import OVERALL, Health
 from modelyard.inference.v2 import open_inference_pb2
 from modelyard.interceptors import Guarded
 
@@ -78,16 +79,21 @@ class Server:
         settings: Where and how it listens.
         services: The full names of the services that callers add, for health and reflection.
         tracing: Makes a span of each call; None for no spans.
+
+    Raises:
+        FailedPrecondition: A certificate or a key cannot be read.
     """
 
     def __init__(
         self, settings: Listening, services: Sequence[str], tracing: "Tracing | None" = None
     ) -> None:
+        # Before anything is waited for: a wrong path is told at once.
+        self._credentials = _credentials(settings)
         self._settings = settings
         self._services = tuple(services)
         self._tracing = tracing
         self.grpc = grpc.aio.server(options=_options(settings))
-        self.health = health.aio.HealthServicer()
+        self.health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         channelz.add_channelz_servicer(self.grpc)
         pools = (open_inference_pb2.DESCRIPTOR.pool, descriptor_pool.Default())
@@ -115,28 +121,28 @@ class Server:
         """Listens; gives the address with the port that was bound.
 
         Raises:
-            FailedPrecondition: The address is taken, or may not be listened on.
+            FailedPrecondition: The address is taken, or may not be listened on; or what is in
+                a TLS file is none of certificates and key.
         """
-        listen = self._settings.listen
-        credentials = self._settings.credentials()
+        listen, why = self._settings.listen, "is it taken?"
         try:
-            if credentials is None:
+            if self._credentials is None:
                 port = self.grpc.add_insecure_port(listen)
             else:
-                port = self.grpc.add_secure_port(listen, credentials)
+                # grpc says no more of a bad certificate than of an address that is taken.
+                why = "is it taken, or a TLS file not PEM?"
+                port = self.grpc.add_secure_port(listen, self._credentials)
         except RuntimeError as error:
             raise FailedPrecondition(
-                f"listen {listen!r}: cannot be bound; is it taken?", field="listen"
+                f"listen {listen!r}: cannot be bound; {why}", field="listen"
             ) from error
         await self.grpc.start()
         return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
 
     async def serving(self, ready: bool = True) -> None:
         """Says by health whether calls are welcome."""
-        status = health_pb2.HealthCheckResponse
-        state = status.SERVING if ready else status.NOT_SERVING
-        for name in (health.OVERALL_HEALTH, *self._services):
-            await self.health.set(name, state)
+        for name in (OVERALL, *self._services):
+            self.health.tell(name, ready)
 
     async def drain(self) -> None:
         """Ends: tells, waits until it is heard, lets calls end, closes."""
@@ -145,12 +151,23 @@ class Server:
 
     async def leave(self) -> None:
         """Tells by health that it ends, and waits until that is heard; calls go on."""
-        await self.health.enter_graceful_shutdown()
+        self.health.leave()
         await asyncio.sleep(self._settings.drain_propagation)
 
     async def stop(self, at_once: bool = False) -> None:
         """Takes no call any more, lets those under way end within the grace, and closes."""
+        # Not sooner: a client whose watch ends opens it again, as long as it can.
+        self.health.close()
         await self.grpc.stop(None if at_once else self._settings.drain_grace)
+
+
+def _credentials(settings: Listening) -> grpc.ServerCredentials | None:
+    try:
+        return settings.credentials()
+    except OSError as error:
+        raise FailedPrecondition(
+            f"TLS: {str(error.filename)!r} cannot be read: {error.strerror}"
+        ) from error
 
 
 def _options(settings: Listening) -> list[tuple[str, int]]:

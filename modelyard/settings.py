@@ -4,6 +4,7 @@ Flags win over the environment, which wins over the file. What is wrong is told 
 field's name and the value that it was given, and ends the process with 2.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,18 +12,24 @@ from typing import Annotated, Any, TypeVar
 
 import grpc
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     NoDecode,
     SettingsConfigDict,
     SettingsError,
-    YamlConfigSettingsSource,
 )
 
-from modelyard.addresses import is_private
+from modelyard.addresses import has_port, is_private
 
 S = TypeVar("S", bound=BaseSettings)
+
+# grpc keeps sizes (bytes) and durations (milliseconds) in 32 bits.
+_LARGEST = (1 << 31) - 1
+_LONGEST = _LARGEST // 1000
+
+_LEVELS = tuple(logging.getLevelNamesMapping())
 
 
 def _listed(value: object) -> object:
@@ -54,23 +61,51 @@ class ServerSettings(BaseSettings):
     tls_cert: Path | None = Field(None, description="The server's certificates, PEM.")
     tls_key: Path | None = Field(None, description="The certificate's key, PEM.")
     tls_client_ca: Path | None = Field(None, description="Who may call: certificates, PEM.")
-    max_message_bytes: int = Field(128 << 20, gt=0, description="Of a request or response.")
-    max_connection_age: float = Field(0.0, ge=0, description="0: connections live for ever.")
-    drain_propagation: float = Field(0.2, ge=0, description="Clients see the drain within.")
-    drain_grace: float = Field(30.0, ge=0, description="Calls have so long to end in a drain.")
+    max_message_bytes: int = Field(
+        128 << 20, gt=0, le=_LARGEST, description="Of a request or response."
+    )
+    max_connection_age: float = Field(
+        0.0, ge=0, le=_LONGEST, description="0: connections live for ever."
+    )
+    drain_propagation: float = Field(
+        0.2, ge=0, le=_LONGEST, description="Clients see the drain within."
+    )
+    drain_grace: float = Field(
+        30.0, ge=0, le=_LONGEST, description="Calls have so long to end in a drain."
+    )
     otlp_endpoint: str = Field("", description="Where spans go; none are made when empty.")
     log_level: str = Field("INFO", description="The least that is logged.")
+
+    @field_validator("listen")
+    @classmethod
+    def _listens(cls, address: str) -> str:
+        if not address.startswith("unix:") and not has_port(address):
+            raise ValueError("neither unix:/path nor host:port, with a port up to 65535")
+        return address
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _scraped(cls, address: str) -> str:
+        if address and not has_port(address):
+            raise ValueError("not host:port, with a port up to 65535")
+        return address
+
+    @field_validator("log_level")
+    @classmethod
+    def _level(cls, level: str) -> str:
+        if level.upper() not in _LEVELS:
+            raise ValueError(f"none of {', '.join(_LEVELS)}")
+        return level
 
     @model_validator(mode="after")
     def _guarded(self) -> "ServerSettings":
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("tls_cert and tls_key belong together: one of them is missing")
-        for name in ("listen", "metrics_listen"):
-            address = getattr(self, name)
-            if not address:
-                continue
-            if not address.startswith("unix:") and not address.rpartition(":")[2].isdigit():
-                raise ValueError(f"{name} {address!r}: neither unix:/path nor host:port")
+        if self.tls_client_ca and not self.tls_cert:
+            # Without TLS nobody would be asked who he is.
+            raise ValueError(
+                f"tls_client_ca {str(self.tls_client_ca)!r}: needs tls_cert and tls_key"
+            )
         if not (self.tls_cert or self.insecure or is_private(self.listen)):
             raise ValueError(
                 f"listen {self.listen!r} is reachable from other machines:"
@@ -100,7 +135,7 @@ def load(kind: type[S], argv: Sequence[str]) -> S:
         return settings
     except ValidationError as error:
         for fault in error.errors():
-            field = ".".join(str(part) for part in fault["loc"]).replace("-", "_")
+            field = ".".join(str(part) for part in fault["loc"])
             value = "" if fault["type"] == "missing" or not field else f" {fault['input']!r}"
             message = fault["msg"].removeprefix("Value error, ")
             print(f"{field}{value}: {message}" if field else message, file=sys.stderr)
@@ -127,17 +162,33 @@ def _existing(path: str) -> Path:
     return Path(path)
 
 
+def _fields(file: Path) -> dict[str, Any]:
+    """What a file says of each field; nothing where it is empty."""
+    try:
+        with file.open(encoding="utf-8") as text:
+            held = yaml.safe_load(text)
+    except ValueError as error:
+        # Bytes that are not UTF-8, or a date such as 2024-13-45.
+        raise SettingsError(f"--config {str(file)!r}: {error}") from error
+    if held is None:
+        return {}
+    if not isinstance(held, dict) or not all(isinstance(name, str) for name in held):
+        raise SettingsError(f"--config {str(file)!r}: not a mapping of fields to values")
+    return held
+
+
 def _over(kind: type[S], file: Path | None) -> Any:
     """The same settings, with a file below the flags and the environment."""
     if file is None:
         return kind
+    fields = _fields(file)
 
     class Layered(kind):  # type: ignore[misc, valid-type]
         @classmethod
         def settings_customise_sources(
             cls, settings_cls: type[BaseSettings], *sources: Any, **named: Any
         ) -> tuple[Any, ...]:
-            below = YamlConfigSettingsSource(settings_cls, yaml_file=file)
+            below = InitSettingsSource(settings_cls, fields)
             return (named["init_settings"], named["env_settings"], below)
 
     return Layered

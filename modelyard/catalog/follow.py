@@ -91,6 +91,8 @@ class CatalogFollower(_Follower):
         self._listeners: list[Callable[[Catalog], None]] = []
         self._moved = asyncio.Event()
         self.catalog = initial or Catalog()
+        # Whose view is held nobody knows: a saved one's, or another registry's.
+        self._anew = True
 
     @property
     def revision(self) -> int:
@@ -128,7 +130,7 @@ class CatalogFollower(_Follower):
 
     async def _stream(self) -> AsyncIterator[None]:
         request = registry_service_pb2.WatchRequest(
-            revision=self.catalog.revision if self.heard_at is not None else 0
+            revision=0 if self._anew else self.catalog.revision
         )
         call = self._stub.Watch(request)
         try:
@@ -144,15 +146,16 @@ class CatalogFollower(_Follower):
                         self._take(self.catalog.apply(change_from(response.change)))
                 yield
         except grpc.aio.AioRpcError as error:
-            # Ahead of the registry: it is another one, or it lost its log. Begin anew.
+            # Ahead of the registry: it is another one, or it lost its log. Begin anew, with
+            # the last view until then, which is as old as it was.
             if error.code() is grpc.StatusCode.OUT_OF_RANGE:
-                self.heard_at = None
+                self._anew = True
             raise
         finally:
             call.cancel()
 
     def _take(self, catalog: Catalog) -> None:
-        self.catalog = catalog
+        self.catalog, self._anew = catalog, False
         if self.heard_at is None:
             self.heard_at = asyncio.get_running_loop().time()
         self._moved.set()

@@ -1,6 +1,7 @@
 """Watching calls as they are answered."""
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -48,19 +49,43 @@ def _table(look: gateway.WatchTrafficResponse) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
     table.title = f"revision {look.revision}"
     table.add_column("version")
-    for title in ("calls/s", "failed/s", "in flight", "retries/s", "p50", "p99"):
+    for title in _COLUMNS:
         table.add_column(title, justify="right")
     for row in look.traffic:
+        kinds = {counted.kind: counted for counted in row.attempts}
+        started = sum(counted.started for counted in row.attempts)
+        hedges = kinds.get("hedge")
         table.add_row(
             row.version.removeprefix("models/").replace("/versions/", " "),
             f"{(row.succeeded + row.failed) / seconds:.1f}",
             f"{row.failed / seconds:.1f}",
             str(row.pending),
+            *(
+                _milliseconds(latency.ToTimedelta().total_seconds())
+                for latency in (row.latency_p50, row.latency_p99, row.latency_p999)
+            ),
             f"{row.retries / seconds:.1f}",
-            _milliseconds(row.latency_p50.ToTimedelta().total_seconds()),
-            _milliseconds(row.latency_p99.ToTimedelta().total_seconds()),
+            _share(hedges.started if hedges else 0, started),
+            _share(hedges.won if hedges else 0, hedges.started if hedges else 0),
+            *(f"{_won(kinds, kind) / seconds:.1f}" for kind in ("fallback", "default")),
+            f"{row.budget_exhausted / seconds:.1f}",
         )
     return table
+
+
+# hedged: the share of attempts that are hedges; of them, won.
+_COLUMNS = (
+    *("calls/s", "failed/s", "in flight", "p50", "p99", "p99.9", "retries/s"),
+    *("hedged", "won", "fallbacks/s", "defaults/s", "no budget/s"),
+)
+
+
+def _won(kinds: Mapping[str, gateway.AttemptCount], kind: str) -> int:
+    return kinds[kind].won if kind in kinds else 0
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -45,9 +45,10 @@ class Inference(Mapping[str, Array]):
 
     Attributes:
         outputs: The arrays by name, in the model's order.
-        served_by: The version that answered, such as `models/digits/versions/3`; None from a
-            server that does not say its version.
-        attempt: Which attempt answered: `primary`, `retry` and so on; empty where unknown.
+        served_by: The version that answered, such as `models/digits/versions/3`; None for a
+            constant of the route, and from a server that does not say its version.
+        attempt: Which attempt answered: `primary`, `retry`, `hedge`, `fallback`, `rendezvous`,
+            `default`; empty where unknown.
         request_id: The caller's id of the request, or the gateway's where the caller gave none.
         parameters: What the server said beside the tensors.
     """
@@ -134,7 +135,8 @@ def check(message: oip.ModelStreamInferResponse) -> None:
 
 def _served_by(message: oip.ModelInferResponse, trailing: Mapping[str, str]) -> VersionName | None:
     if named := trailing.get(SERVED_BY):
-        return VersionName.parse(named)
+        # A default of the model's route names the model alone.
+        return VersionName.parse(named) if "/versions/" in named else None
     number = message.model_version
     return VersionName(message.model_name, int(number)) if number.isdecimal() else None
 

@@ -17,6 +17,8 @@ from modelyard.errors import ModelyardError
 _CALLERS = 3
 _PAUSE = 0.003
 _DEADLINE = 10.0
+# What answers beside primaries.
+_OTHERS = ("retry", "hedge", "fallback", "default")
 
 
 @dataclass
@@ -27,12 +29,14 @@ class Count:
         answers: By version number.
         right: Of those, the ones that named the digit in the image.
         attempts: By attempt, such as `primary` and `retry`.
+        kinds: By version number and attempt.
         failures: By the error's reason and text.
     """
 
     answers: Counter[int] = field(default_factory=Counter)
     right: Counter[int] = field(default_factory=Counter)
     attempts: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[tuple[int, str]] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -43,8 +47,9 @@ class Count:
     def line(self) -> str:
         """For a person: `version 1: 120, version 2: 40; failed: 0`."""
         by_version = ", ".join(f"version {n}: {self.answers[n]}" for n in sorted(self.answers))
-        retried = f" ({self.attempts['retry']} by a retry)" if self.attempts["retry"] else ""
-        return f"{by_version or 'no answers yet'}{retried}; failed: {self.failed}"
+        others = [f"{self.attempts[k]} by a {k}" for k in _OTHERS if self.attempts[k]]
+        told = f" ({', '.join(others)})" if others else ""
+        return f"{by_version or 'no answers yet'}{told}; failed: {self.failed}"
 
 
 class Flow:
@@ -97,6 +102,13 @@ class Flow:
             start = self._answers(version)
             return self._changed.wait_for(lambda: self._answers(version) - start >= calls, timeout)
 
+    def wait_for_attempt(self, kind: str, calls: int, timeout: float = 30.0) -> bool:
+        """Returns after so many more answers by attempts of a kind; False when time is over."""
+        attempts = self.count.attempts
+        with self._changed:
+            start = attempts[kind]
+            return self._changed.wait_for(lambda: attempts[kind] - start >= calls, timeout)
+
     def _answers(self, version: int | None) -> int:
         answers = self.count.answers
         return answers.total() if version is None else answers[version]
@@ -118,4 +130,5 @@ class Flow:
                 self.count.answers[version] += 1
                 self.count.right[version] += bool(answer["label"][0] == self._digits[index])
                 self.count.attempts[answer.attempt] += 1
+                self.count.kinds[version, answer.attempt] += 1
                 self._changed.notify_all()

@@ -1,4 +1,6 @@
-"""The tour: register, infer, hand over, survive a kill, roll back; in front of your eyes.
+"""The tour, in front of your eyes.
+
+Register, infer, hand over, survive a kill, hedge a frozen host, fall back, roll back.
 
 Calls flow from the first hand-over to the last. The tour fails if one of them does.
 """
@@ -8,8 +10,9 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from rich.text import Text
 
 from modelyard.cli import progress
 from modelyard.cli.changes import described
+from modelyard.cli.route_yaml import parse
 from modelyard.client import Client
 from modelyard.demo import models, private
 from modelyard.demo.flow import Count, Flow
@@ -32,6 +36,20 @@ _REPLICAS = 2
 # Answers to see before and after each event.
 _CALLS = 150
 _PATIENCE = 60.0
+# Answers by hedges to see, and how long to wait for such, in seconds: a supervisor ends a host
+# that does not answer its checks, and then there is nothing to see any more.
+_HEDGES, _FROZEN = 5, 6.0
+# A yard that has just registered a version has all its hosts after so many seconds.
+_SETTLING = 20.0
+# The bar of a version, in characters, and how its parts are drawn.
+_WIDTH = 40
+_COLORS = {
+    "primary": "green",
+    "retry": "yellow",
+    "hedge": "cyan",
+    "fallback": "magenta",
+    "default": "red",
+}
 
 
 def run(*, keep: bool, address: str | None) -> int:
@@ -93,6 +111,12 @@ class _Tour:
                 self._title("Kill a host (SIGKILL), while calls flow")
                 self._kill_one(two)
 
+                self._title("Freeze a host (SIGSTOP), while calls flow: hedge")
+                self._freeze_one(two)
+
+                self._title(f"Freeze all hosts of {second_name}: fall back to {first_name}")
+                self._freeze_all(two)
+
                 self._title(f"Roll back to {first_name}, while calls flow")
                 client.rollback(_MODEL, note="only to show it")
                 self._flow.wait_for(one, _CALLS)
@@ -135,12 +159,10 @@ class _Tour:
 
     def _kill_one(self, version: int) -> None:
         name = f"models/{_MODEL}/versions/{version}"
-        serving = self._serving(name)
-        here = [host for host in serving if host.pid and host.machine == socket.gethostname()]
-        if len(serving) < _REPLICAS or not here:
-            self._say("skipped: this takes two hosts of the version, on this machine")
+        if not self._has_two(name):
             return
-        victim = here[0]
+        serving = self._serving(name)
+        victim = self._here(name)[0]
         os.kill(victim.pid, signal.SIGKILL)
         self._say(f"killed process {victim.pid}, one of {len(serving)} hosts of {name}")
         self._flow.wait_for(None, _CALLS)
@@ -150,6 +172,68 @@ class _Tour:
         )
         self._flow.wait_for(None, _CALLS)
         self._tell_count("a new host took its place")
+
+    def _freeze_one(self, version: int) -> None:
+        """The worst that can befall a call: its host holds the connection, and is silent."""
+        name = f"models/{_MODEL}/versions/{version}"
+        if not self._has_two(name):
+            return
+        here = self._here(name)
+        self._route("hedge: {max_extra_load: 0.1}")
+        self._flow.wait_for(version, _CALLS)
+        with self._frozen(here[:1]):
+            self._say(f"stopped process {here[0].pid}: it holds its calls and answers none")
+            self._flow.wait_for_attempt("hedge", _HEDGES, _FROZEN)
+            self._flow.wait_for(version, _CALLS)
+        self._tell_count("the other host answered what it held")
+        self._until("two hosts again", lambda: len(self._serving(name)) >= _REPLICAS)
+
+    def _freeze_all(self, version: int) -> None:
+        name = f"models/{_MODEL}/versions/{version}"
+        if not self._has_two(name):
+            return
+        here = self._here(name)
+        self._route("fallback: [{label: previous, after: 50ms}]")
+        # Calls that had begun by then go by the route that they found.
+        self._flow.wait_for(version, _CALLS)
+        with self._frozen(here):
+            self._say(
+                f"stopped all {len(here)} hosts of {name}; its circuit opens after some calls"
+            )
+            self._flow.wait_for_attempt("fallback", _CALLS, _FROZEN)
+        self._tell_count("the version before answered meanwhile")
+        self._until("two hosts again", lambda: len(self._serving(name)) >= _REPLICAS)
+        self._client.remove_route(_MODEL)
+
+    @contextmanager
+    def _frozen(self, hosts: list[host_pb2.Host]) -> Iterator[None]:
+        """Hosts that do nothing while the block runs, or until their supervisor ends them."""
+        for host in hosts:
+            os.kill(host.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for host in hosts:
+                with suppress(ProcessLookupError):
+                    os.kill(host.pid, signal.SIGCONT)
+
+    def _route(self, text: str) -> None:
+        self._client.replace_route(_MODEL, parse(text), note="only to show it")
+        self._say(f"route: [bold]{text}[/]")
+
+    def _has_two(self, version: str) -> bool:
+        """Waits for two hosts of a version on this machine; says so where there are none."""
+        until = time.monotonic() + _SETTLING
+        while len(self._here(version)) < _REPLICAS:
+            if time.monotonic() > until:
+                self._say("skipped: this takes two hosts of the version, on this machine")
+                return False
+            time.sleep(0.1)
+        return True
+
+    def _here(self, version: str) -> list[host_pb2.Host]:
+        machine = socket.gethostname()
+        return [h for h in self._serving(version) if h.pid and h.machine == machine]
 
     def _serving(self, version: str) -> list[host_pb2.Host]:
         return [
@@ -185,12 +269,18 @@ class _Tour:
 
     def _counter(self) -> Table:
         count = self._count
-        table = Table("answered by", "calls", "right", box=None, header_style="dim")
+        table = Table("answered by", "", "calls", "right", box=None, header_style="dim")
+        most = max(count.answers.values(), default=1)
         for version, calls in sorted(count.answers.items()):
             right = f"{count.right[version] / calls:.1%}"
-            table.add_row(f"  {_MODEL} version {version}", f"{calls:>7}", right)
+            bar = Text()
+            for kind, color in _COLORS.items():
+                part = count.kinds[version, kind]
+                bar.append("█" * ceil(_WIDTH * part / most), style=color)
+            table.add_row(f"  {_MODEL} version {version}", bar, f"{calls:>7}", right)
         style = "bold red" if count.failed else "bold green"
-        table.add_row("  failed", Text(f"{count.failed:>7}", style=style), "")
+        legend = Text(" ").join(Text(kind, style=color) for kind, color in _COLORS.items())
+        table.add_row("  failed", legend, Text(f"{count.failed:>7}", style=style), "")
         return table
 
     def _tell_count(self, what: str) -> None:

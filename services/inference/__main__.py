@@ -28,7 +28,7 @@ async def serve(settings: InferenceSettings) -> None:
     """Works until it is told to end.
 
     Raises:
-        FailedPrecondition: An address is taken.
+        FailedPrecondition: An address is taken, or a TLS file cannot be read.
     """
     at_once = asyncio.Event()
     async with AsyncExitStack() as ends, signals(again=at_once.set) as ending:

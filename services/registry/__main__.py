@@ -80,7 +80,7 @@ async def serve(settings: RegistrySettings) -> None:
     """Serves until told to end.
 
     Raises:
-        FailedPrecondition: An address is taken.
+        FailedPrecondition: An address is taken, or a TLS file cannot be read.
         InvalidArgument: The Redis URL is of an unknown kind.
     """
     async with AsyncExitStack() as ends, signals() as ending:

@@ -45,8 +45,10 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
                 if lock is None:
                     digest, size = request.digest, request.size_bytes
                     self._check(digest, size)
-                    lock = self._store.receiving(digest)
-                    await lock.acquire()
+                    receiving = self._store.receiving(digest)
+                    await receiving.acquire()
+                    # Only now: who gives up while waiting must not free what another holds.
+                    lock = receiving
                     before = await self._store.held(digest)
                     if before.complete:
                         return pb.WriteBlobResponse(committed_bytes=before.committed, complete=True)

@@ -20,14 +20,18 @@ from fsspec.implementations.local import LocalFileSystem
 
 from modelyard.errors import (
     BlobNotFound,
+    FailedPrecondition,
     InvalidArgument,
     InvalidArtifact,
     OffsetMismatch,
     ResourceExhausted,
     StoreUnavailable,
+    Unavailable,
 )
 
 PIECE = 1 << 20
+# In bytes; file systems take no longer parts, and the folder's own path comes before.
+LONGEST_PATH, LONGEST_PART = 1024, 255
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -54,6 +58,20 @@ def _disk() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceExhausted("the artifact store is full") from error
         raise StoreUnavailable(f"the artifact store does not answer: {error}") from error
+
+
+@contextmanager
+def _source(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError):
+        raise InvalidArtifact(f"source_url {url!r}: no such file") from None
+    except PermissionError as error:
+        raise InvalidArtifact(f"source_url {url!r}: {error}") from None
+    except OSError as error:
+        raise Unavailable(f"source_url {url!r} does not answer: {error}") from error
+    except ImportError as error:
+        raise FailedPrecondition(f"source_url {url!r}: {error}") from None
 
 
 class ArtifactStore:
@@ -105,15 +123,17 @@ class ArtifactStore:
         return await asyncio.to_thread(self._append, digest, offset, data)
 
     def _append(self, digest: str, offset: int, data: bytes) -> int:
-        with _disk(), self._part(digest).open("ab") as part:
+        # Without a buffer: what cannot be written would stay in it, and so would come later.
+        with _disk(), self._part(digest).open("ab", buffering=0) as part:
             held = part.tell()
             if held != offset:
                 raise OffsetMismatch(
                     f"the upload goes on at {held}, not at {offset}", committed_bytes=str(held)
                 )
             try:
-                part.write(data)
-                part.flush()
+                left = memoryview(data)
+                while left:
+                    left = left[part.write(left) :]
             except OSError:
                 part.truncate(held)
                 raise
@@ -169,6 +189,9 @@ class ArtifactStore:
         Raises:
             InvalidArgument: The scheme is not allowed.
             InvalidArtifact: It is not there, or has another digest than `digest`, if given.
+            FailedPrecondition: What reads such addresses is not installed.
+            Unavailable: It, or the store, does not answer.
+            ResourceExhausted: The disk is full.
         """
         scheme = url.partition("://")[0] if "://" in url else "file"
         if scheme not in schemes:
@@ -182,15 +205,17 @@ class ArtifactStore:
         part = self._uploads / f"{os.urandom(8).hex()}.fetch"
         sha, size = hashlib.sha256(), 0
         try:
-            try:
-                with fsspec.open(url, "rb") as source, part.open("wb") as target:
-                    while piece := source.read(PIECE):
-                        sha.update(piece)
-                        size += len(piece)
-                        target.write(piece)
-                    os.fsync(target.fileno())
-            except FileNotFoundError:
-                raise InvalidArtifact(f"source_url {url!r}: no such file") from None
+            with _source(url), fsspec.open(url, "rb") as source, _disk(), part.open("wb") as target:
+                while True:
+                    with _source(url):
+                        piece = source.read(PIECE)
+                    if not piece:
+                        break
+                    sha.update(piece)
+                    size += len(piece)
+                    target.write(piece)
+                target.flush()
+                os.fsync(target.fileno())
             found = f"sha256:{sha.hexdigest()}"
             if digest and found != digest:
                 raise InvalidArtifact(
@@ -230,7 +255,10 @@ class ArtifactStore:
             target = folder / check_path(path)
             if target.exists():
                 raise InvalidArtifact(f"the path {path!r} comes twice", path=path)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise InvalidArtifact(f"the path {path!r} lies below a file", path=path) from None
             blob = self.path(digest)
             with _disk():
                 if not self._fs.exists(blob):
@@ -252,6 +280,8 @@ def check_path(path: str) -> str:
         raise InvalidArtifact(f"the path {path!r} is not relative", path=path)
     if any(part in ("", ".", "..") for part in parts):
         raise InvalidArtifact(f"the path {path!r} leads out of the artifact's folder", path=path)
+    if len(path.encode()) > LONGEST_PATH or any(len(p.encode()) > LONGEST_PART for p in parts):
+        raise InvalidArtifact(f"the path {path[:80]!r}... is too long")
     return path
 
 

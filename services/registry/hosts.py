@@ -115,9 +115,17 @@ class Leases:
         held = await self._store.all()
         now = self._clock()
         for supervisor, kept in held.items():
-            if supervisor not in self._own and kept is not None:
-                self._reports[supervisor] = Report(kept[0], now + kept[1])
-                self._awaited.pop(supervisor, None)
+            if kept is None:
+                continue
+            report = Report(kept[0], now + kept[1])
+            if supervisor in self._own:
+                # What came here is the truth while the store is behind. One that holds longer
+                # was told to another registry since: the supervisor went over to it.
+                if report.until <= self._reports[supervisor].until:
+                    continue
+                self._own.remove(supervisor)
+            self._reports[supervisor] = report
+            self._awaited.pop(supervisor, None)
         gone = {s for s, kept in held.items() if kept is None and s not in self._reports}
         self._expire(forget=gone - self._awaited.keys())
         for supervisor in gone - self._awaited.keys():
@@ -153,8 +161,8 @@ class Leases:
             return
 
     async def watch(self, quiet: float) -> AsyncIterator[tuple[Host, ...]]:
-        """The hosts now, at each change, and after `quiet` seconds without one."""
-        while not self.settled:
+        """The hosts now, at each change, and after `quiet` seconds without one; until `close`."""
+        while not (self.settled or self._closed):
             await asyncio.sleep(0.05)
         while not self._closed:
             told = self._hosts

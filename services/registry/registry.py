@@ -5,6 +5,7 @@ import random
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeAlias
 
@@ -18,7 +19,7 @@ from tenacity import (
 
 from modelyard.backoff import Backoff
 from modelyard.catalog import Catalog, Change, Event
-from modelyard.errors import OutOfRange, StoreUnavailable, Unavailable
+from modelyard.errors import Aborted, OutOfRange, StoreUnavailable, Unavailable
 from services.registry.log import ChangeLog, Conflict
 
 _log = structlog.get_logger(__name__)
@@ -97,21 +98,25 @@ class Registry:
         Raises:
             StoreUnavailable: It is not known to be made. Asking again with the same request id
                 is safe.
+            Aborted: Other writers came first, again and again.
             ModelyardError: What `decide` raises.
         """
         request_id = request_id or f"auto-{uuid.uuid4()}"
-        async with self._writing:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type((Conflict, StoreUnavailable)),
-                stop=stop_after_delay(PATIENCE),
-                wait=wait_random_exponential(multiplier=0.02, max=0.5),
-                reraise=True,
-            ):
-                with attempt:
-                    if attempt.retry_state.attempt_number > 1:
-                        # Also tells whether a write whose answer was lost was made after all.
-                        await self._catch_up()
-                    return await self._try(decide, actor, note, request_id)
+        try:
+            async with self._writing:
+                async for attempt in AsyncRetrying(
+                    retry=retry_if_exception_type((Conflict, StoreUnavailable)),
+                    stop=stop_after_delay(PATIENCE),
+                    wait=wait_random_exponential(multiplier=0.02, max=0.5),
+                    reraise=True,
+                ):
+                    with attempt:
+                        if attempt.retry_state.attempt_number > 1:
+                            # Also tells whether a write whose answer was lost was made after all.
+                            await self._catch_up()
+                        return await self._try(decide, actor, note, request_id)
+        except Conflict:
+            raise Aborted("other writers came first, again and again") from None
         raise AssertionError("the last attempt raises")
 
     async def _try(self, decide: Decision, actor: str, note: str, request_id: str) -> Change | None:
@@ -140,6 +145,20 @@ class Registry:
         """The change that a request made, if it made one."""
         return self._requests.get(request_id) if request_id else None
 
+    def after(self, change: Change | None) -> Catalog:
+        """A catalogue with a change's model as the change left it; as it is now without one.
+
+        Who asks again, or asks while others write, is answered with what it did, not with what
+        became of it.
+        """
+        if change is None or change.revision == self.catalog.revision:
+            return self.catalog
+        catalog = Catalog()
+        for past in self.changes[: change.revision]:
+            if past.model == change.model:
+                catalog = replace(catalog, revision=past.revision - 1).apply(past)
+        return catalog
+
     def _take(self, change: Change) -> None:
         if change.revision <= self.catalog.revision:
             return
@@ -161,9 +180,9 @@ class Registry:
             OutOfRange: The revision was never reached.
             Lagging: The reader is too slow.
         """
-        if after > self.catalog.revision:
+        if not 0 <= after <= self.catalog.revision:
             raise OutOfRange(
-                f"revision {after} is beyond the newest, {self.catalog.revision}",
+                f"revision {after} never was; the newest is {self.catalog.revision}",
                 revision=str(self.catalog.revision),
             )
         queue: asyncio.Queue[Change] = asyncio.Queue(WINDOW)

@@ -4,7 +4,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from modelyard.catalog import Route
+from modelyard.catalog import Route, RouteRemoved, RouteReplaced
 from modelyard.catalog.routes import model_of, route_from, route_to
 from modelyard.registry.v1 import route_service_pb2 as pb
 from modelyard.registry.v1 import route_service_pb2_grpc
@@ -39,10 +39,15 @@ class RouteServicer(route_service_pb2_grpc.RouteServiceServicer):
         if request.validate_only:
             decide.replace_route(self._registry.catalog, route, etag)
             return pb.ReplaceRouteResponse(route=route_to(route))
-        await commit(
-            self._registry, lambda c: decide.replace_route(c, route, etag), request, context
+        change = await commit(
+            self._registry,
+            lambda c: decide.replace_route(c, route, etag),
+            lambda event: isinstance(event, RouteReplaced) and event.route.model == route.model,
+            request,
+            context,
         )
-        return pb.ReplaceRouteResponse(route=route_to(self._route(route.model)))
+        made = self._registry.after(change).routes[route.model]
+        return pb.ReplaceRouteResponse(route=route_to(made))
 
     async def RemoveRoute(
         self, request: pb.RemoveRouteRequest, context: Context
@@ -52,6 +57,7 @@ class RouteServicer(route_service_pb2_grpc.RouteServiceServicer):
         await commit(
             self._registry,
             lambda c: decide.remove_route(c, model, request.etag),
+            lambda event: event == RouteRemoved(model),
             request,
             context,
         )

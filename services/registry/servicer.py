@@ -4,13 +4,28 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from modelyard.catalog import Catalog, Change, File, Host, HostState, Version
+from modelyard.catalog import (
+    Catalog,
+    Change,
+    Event,
+    File,
+    Host,
+    HostState,
+    LabelMoved,
+    LabelRemoved,
+    LabelRolledBack,
+    Version,
+    VersionDeleted,
+    VersionLoaded,
+    VersionRegistered,
+    VersionUnloaded,
+)
 from modelyard.catalog.convert import (
     change_to,
     label_to,
@@ -72,12 +87,17 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
     ) -> pb.RegisterVersionResponse:
         """Checks the files and makes them the next version."""
         model = check_model(request.model)
+
+        def fits(event: Event) -> bool:
+            return isinstance(event, VersionRegistered) and event.version.name.model == model
+
         made = self._registry.made(request.request_id)
         if made is None:
             draft = await self._draft(model, request)
             made = await commit(
                 self._registry,
                 lambda catalog: decide.register(catalog, draft, request.allow_duplicate),
+                fits,
                 request,
                 context,
             )
@@ -86,12 +106,9 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
                 known = decide.existing(self._catalog, model, draft.digest, golden)
                 assert known is not None, "nothing was made because it exists"
                 return pb.RegisterVersionResponse(version=version_to(known), created=False)
-        version = getattr(made.event, "version", None)
-        if not isinstance(version, Version):
-            raise InvalidArgument(
-                f"request_id {request.request_id!r} made another change", field="request_id"
-            )
-        return pb.RegisterVersionResponse(version=version_to(version), created=True)
+        check_made(made, fits, request)
+        assert isinstance(made.event, VersionRegistered)
+        return pb.RegisterVersionResponse(version=version_to(made.event.version), created=True)
 
     async def _draft(self, model: str, request: pb.RegisterVersionRequest) -> Version:
         """The version that a request describes, checked; its number is still to be given."""
@@ -174,6 +191,7 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         await commit(
             self._registry,
             lambda catalog: decide.delete(catalog, name, self._leases.hosts),
+            lambda event: event == VersionDeleted(name),
             request,
             context,
         )
@@ -184,16 +202,30 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
     ) -> pb.LoadVersionResponse:
         """Asks for hosts of a version."""
         name = VersionName.parse(request.name)
-        await commit(self._registry, lambda c: decide.load(c, name), request, context)
-        return pb.LoadVersionResponse(version=version_to(self._catalog.version(name)))
+        change = await commit(
+            self._registry,
+            lambda c: decide.load(c, name),
+            lambda event: event == VersionLoaded(name),
+            request,
+            context,
+        )
+        version = self._registry.after(change).version(name)
+        return pb.LoadVersionResponse(version=version_to(version))
 
     async def UnloadVersion(
         self, request: pb.UnloadVersionRequest, context: Context
     ) -> pb.UnloadVersionResponse:
         """Takes LoadVersion back."""
         name = VersionName.parse(request.name)
-        await commit(self._registry, lambda c: decide.unload(c, name), request, context)
-        return pb.UnloadVersionResponse(version=version_to(self._catalog.version(name)))
+        change = await commit(
+            self._registry,
+            lambda c: decide.unload(c, name),
+            lambda event: event == VersionUnloaded(name),
+            request,
+            context,
+        )
+        version = self._registry.after(change).version(name)
+        return pb.UnloadVersionResponse(version=version_to(version))
 
     async def MoveLabel(
         self, request: pb.MoveLabelRequest, context: Context
@@ -204,13 +236,14 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
             event = decide.move(self._catalog, name, request.version, request.etag)
             if event is not None and not request.immediate:
                 await self._prepare(name, request.version, request.note, context)
-        await commit(
+        change = await commit(
             self._registry,
             lambda c: decide.move(c, name, request.version, request.etag),
+            lambda event: event == LabelMoved(name.model, name.label, request.version),
             request,
             context,
         )
-        label = self._catalog.label(name.model, name.label)
+        label = self._registry.after(change).label(name.model, name.label)
         return pb.MoveLabelResponse(label=label_to(name.model, label))
 
     async def RollBackLabel(
@@ -223,13 +256,17 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
             if not request.immediate:
                 number = decide.back(self._catalog, name)
                 await self._prepare(name, number, request.note, context)
-        await commit(
+        change = await commit(
             self._registry,
             lambda c: decide.roll_back(c, name, request.etag),
+            lambda event: (
+                isinstance(event, LabelRolledBack)
+                and (event.model, event.label) == (name.model, name.label)
+            ),
             request,
             context,
         )
-        label = self._catalog.label(name.model, name.label)
+        label = self._registry.after(change).label(name.model, name.label)
         return pb.RollBackLabelResponse(label=label_to(name.model, label))
 
     async def RemoveLabel(
@@ -238,7 +275,11 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         """Removes a label."""
         name = LabelName.parse(request.name)
         await commit(
-            self._registry, lambda c: decide.remove(c, name, request.etag), request, context
+            self._registry,
+            lambda c: decide.remove(c, name, request.etag),
+            lambda event: event == LabelRemoved(name.model, name.label),
+            request,
+            context,
         )
         return pb.RemoveLabelResponse()
 
@@ -307,15 +348,33 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
 
 
 async def commit(
-    registry: Registry, decision: Decision, request: Any, context: Context
+    registry: Registry,
+    decision: Decision,
+    fits: Callable[[Event], bool],
+    request: Any,
+    context: Context,
 ) -> Change | None:
-    """Makes a request's change and tells the caller the revision from which it holds."""
+    """Makes a request's change and tells the caller the revision from which it holds.
+
+    Raises:
+        InvalidArgument: The request's id made a change before, and not one that `fits`.
+    """
     change = await registry.commit(
         decision, actor=_actor(context), note=request.note, request_id=request.request_id
     )
+    if change is not None:
+        check_made(change, fits, request)
     revision = change.revision if change else registry.catalog.revision
     context.set_trailing_metadata(((REVISION, str(revision)),))
     return change
+
+
+def check_made(change: Change, fits: Callable[[Event], bool], request: Any) -> None:
+    """Raises InvalidArgument where a request's id made another change than it asks for now."""
+    if not fits(change.event):
+        raise InvalidArgument(
+            f"request_id {request.request_id!r} made another change", field="request_id"
+        )
 
 
 def _actor(context: Context) -> str:

@@ -1,6 +1,7 @@
 """What every server gives: TLS, health and its drain, reflection, channelz, message limits."""
 
 import asyncio
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from modelyard.errors import FailedPrecondition, MessageTooLarge
+from modelyard.health import Health
 from modelyard.server import Server
 from modelyard.settings import ServerSettings, config
 from modelyard.status import from_rpc_error
@@ -27,6 +29,7 @@ LIMIT = 10_000
 PATIENCE = 30.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Settings(ServerSettings):
@@ -177,6 +180,28 @@ async def test_mutual_tls_refuses_a_client_without_a_certificate(
                 assert await _refused(channel) is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.parametrize("missing", ["tls_cert", "tls_key", "tls_client_ca"])
+def test_a_tls_file_that_is_missing_is_named(missing: str, tmp_path: Path) -> None:
+    given = {name: tmp_path / name for name in ("tls_cert", "tls_key", "tls_client_ca")}
+    for name, path in given.items():
+        if name != missing:
+            path.touch()
+    with pytest.raises(FailedPrecondition, match=re.escape(str(given[missing]))):
+        Server(Settings.model_validate(given), [])
+
+
+async def test_a_tls_file_that_holds_no_certificate_is_no_address_that_is_taken(
+    tmp_path: Path,
+) -> None:
+    cert, key = tmp_path / "cert", tmp_path / "key"
+    cert.write_text("strange")
+    key.write_text("strange")
+    server = Server(Settings.model_validate({"tls_cert": cert, "tls_key": key}), [])
+    with pytest.raises(FailedPrecondition, match="TLS file"):
+        await server.start()
+    await server.stop(at_once=True)
+
+
 # Listening
 
 
@@ -261,6 +286,44 @@ async def test_a_call_in_flight_ends_well_before_the_server_does() -> None:
         assert await working == b"done"
         await draining
         assert servant.order == ["answered", "closed"]
+
+
+async def test_a_drain_waits_for_nobody_who_only_watches_health() -> None:
+    async with (
+        serve(drain_grace=PATIENCE * 1000) as (server, _, address),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        watches = [
+            stub.Watch(health_pb2.HealthCheckRequest(service=service))
+            for service in ("", SERVICE, SERVICE, "strange.Service")
+        ]
+        for watch in watches[:3]:
+            assert (await watch.read()).status == SERVING
+        assert (await watches[3].read()).status == UNKNOWN
+        async with asyncio.timeout(PATIENCE):
+            await server.drain()
+        # Each was told before it ended.
+        for watch in watches[:3]:
+            assert (await watch.read()).status == NOT_SERVING
+        for watch in watches:
+            assert await watch.read() is grpc.aio.EOF
+
+
+async def test_a_watch_of_health_that_goes_takes_no_other_with_it() -> None:
+    request = health_pb2.HealthCheckRequest(service=SERVICE)
+    told = Health()
+    told.tell(SERVICE, True)
+    first, second = told.Watch(request, None), told.Watch(request, None)
+    for watch in (first, second):
+        assert (await anext(watch)).status == SERVING
+    waiting = [asyncio.create_task(anext(watch)) for watch in (first, second)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.wait(waiting[:1])
+    told.tell(SERVICE, False)
+    async with asyncio.timeout(PATIENCE):
+        assert (await waiting[1]).status == NOT_SERVING
 
 
 async def test_a_call_longer_than_the_grace_is_ended() -> None:

@@ -109,7 +109,7 @@ def test_a_hanging_version_falls_back_within_the_deadline(yard: Yard) -> None:
     route(yard, "fallback: [{label: quick}]", "loop")
     inputs = {"rounds": ENDLESS, "x": np.ones(1, np.float32)}
     for _ in range(3):
-        answer = client.infer("loop", inputs, deadline=1.0)
+        answer = client.infer("loop", inputs, deadline=2.0)
         assert (answer.version, answer.attempt) == (2, "fallback")
     # What nobody waits for any more is stopped at its host.
     eventually(lambda: not any(r.pending for r in client.status().replicas))

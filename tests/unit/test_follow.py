@@ -197,6 +197,22 @@ async def test_the_last_view_stays_until_the_new_one_is_there() -> None:
         assert channel.revisions == [0, 9, 0]
         assert following.follower.revision == 9
         assert sorted(following.follower.catalog.routes) == ["a"]
+        # It is as old as it was, and it was heard.
+        assert following.age == 2.0
+
+
+@on_virtual_time
+async def test_a_new_registry_is_asked_for_all_until_all_was_heard() -> None:
+    channel = Channel(
+        [_snapshot(9, "a"), broken()],
+        [beyond()],
+        [_heartbeat(2), broken()],
+        [_snapshot(2, "b"), float("inf")],
+    )
+    async with Following(channel) as following:
+        await asyncio.sleep(3.0)
+        assert following.told == [(0, []), (9, ["a"]), (2, ["b"])]
+    assert channel.revisions == [0, 9, 0, 0]
 
 
 @on_virtual_time
