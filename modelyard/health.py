@@ -22,7 +22,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """Answers checks and watches."""
 
     def __init__(self) -> None:
-        self._states: dict[str, int] = {OVERALL: _State.SERVING}
+        # A server that has not said that it is ready is not.
+        self._states: dict[str, int] = {OVERALL: _State.NOT_SERVING}
         self._changed = asyncio.Event()
         self._leaving = False
         self._closed = False

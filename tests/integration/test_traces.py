@@ -83,8 +83,10 @@ def test_one_trace_over_every_hop(yard: Yard, collector: tuple[Collector, str]) 
     )[0]
     assert at_gateway.name == INFER
     assert host.name == INFER
-    # The host's span hangs below one of the gateway's.
-    assert host.parent_span_id in {s.span_id for s in spans.of("gateway", TRACE)}
+    # The host's span hangs below the attempt's, and that below the call's.
+    attempt = next(s for s in spans.of("gateway", TRACE) if s.span_id == host.parent_span_id)
+    assert attempt.name == "attempt primary"
+    assert attempt.parent_span_id == at_gateway.span_id
     told = {a.key: a.value.string_value for a in at_gateway.attributes}
     assert told["modelyard.served_by"] == "models/scale/versions/1"
     assert told["modelyard.request_id"]

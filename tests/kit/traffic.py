@@ -16,11 +16,12 @@ X = np.ones((1, 2), np.float32)
 
 @dataclass(frozen=True)
 class Served:
-    """One answered call: the version, and when it began and ended."""
+    """One answered call: the version, when it began and ended, and which attempt answered."""
 
     version: int
     began: float
     ended: float
+    attempt: str = ""
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Traffic:
         address: Of the gateway.
         model: What is called.
         threads: Callers.
+        deadline: Of each call, in seconds.
         answers: Each answered call.
         failures: Each failed call.
     """
@@ -38,6 +40,7 @@ class Traffic:
     address: str
     model: str
     threads: int = 4
+    deadline: float = 20.0
     answers: list[Served] = field(default_factory=list)
     failures: list[ModelyardError] = field(default_factory=list)
 
@@ -50,12 +53,13 @@ class Traffic:
             while not self._ending.is_set():
                 began = time.monotonic()
                 try:
-                    answer = client.infer(self.model, {"X": X}, deadline=20.0)
+                    answer = client.infer(self.model, {"X": X}, deadline=self.deadline)
                 except ModelyardError as error:
                     self.failures.append(error)
                     continue
                 number = answer.served_by.number if answer.served_by else 0
-                self.answers.append(Served(number, began, time.monotonic()))
+                now = time.monotonic()
+                self.answers.append(Served(number, began, now, answer.attempt))
                 time.sleep(0.002)
 
     def wait_for(self, more: int, timeout: float = 60.0) -> None:
