@@ -69,7 +69,11 @@ async def serve(settings: GatewaySettings) -> None:
             lambda: catalog.catalog, clock, settings.default_deadline, settings.max_attempts
         )
         guards = Guards(replicas, clock, random.Random())
-        catalog.on_change(lambda now: guards.forget(frozenset(now.models)))
+        catalog.on_change(
+            lambda now: guards.forget(
+                frozenset(v.name for m in now.models.values() for v in m.versions.values())
+            )
+        )
         tracing = None
         if settings.otlp_endpoint:
             tracing = Tracing("gateway", settings.otlp_endpoint)

@@ -4,8 +4,9 @@ Peak-EWMA (Finagle's `loadbalancer/PeakEwma.scala`): the cost of a replica is it
 average latency times the calls that it would then have; the average jumps up to a peak at
 once and comes down slowly, also while no call goes there. A replica on which calls are given up
 that took longer than it is used to tells no latency: each in a row doubles its cost, and each
-second halves that again, so that it is tried now and then. Two replicas drawn at random, the cheaper one taken
-(Mitzenmacher, *The Power of Two Choices in Randomized Load Balancing*, 2001).
+second halves that again, so that it is tried now and then. Two replicas are drawn at random and
+the cheaper one is taken (Mitzenmacher, *The Power of Two Choices in Randomized Load Balancing*,
+2001).
 """
 
 import math

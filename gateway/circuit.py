@@ -16,6 +16,8 @@ from modelyard.names import VersionName
 IN_A_ROW = 5
 LEAST_SUCCESS, WINDOW, LEAST_DATA = 0.8, 30.0, 20
 FIRST_REST, LONGEST_REST = 5.0, 300.0
+# After so many openings the rest is the longest.
+_MOST_DOUBLINGS = 6
 
 
 @dataclass(slots=True)
@@ -62,7 +64,12 @@ class Circuits:
         state = self._states.get(version)
         if state is None:
             return
-        if state.open_until is not None or now - state.since > WINDOW:
+        if state.open_until is not None:
+            # Calls that were under way when it opened say nothing of it now.
+            if state.trying:
+                del self._states[version]
+            return
+        if now - state.since > WINDOW:
             del self._states[version]
             return
         state.in_a_row = 0
@@ -78,10 +85,21 @@ class Circuits:
         total = state.succeeded + state.failed
         bad = total >= LEAST_DATA and state.succeeded < LEAST_SUCCESS * total
         if state.trying or (state.open_until is None and (state.in_a_row >= IN_A_ROW or bad)):
-            rest = min(FIRST_REST * 2.0**state.opened, LONGEST_REST)
+            rest = min(FIRST_REST * 2.0 ** min(state.opened, _MOST_DOUBLINGS), LONGEST_REST)
             state.open_until = now + rest / 2 + self._chance.uniform(0.0, rest / 2)
             state.opened += 1
             state.trying = False
+
+    def retry(self, version: VersionName, now: float) -> None:
+        """Lets the next call try: something has changed, such as a host that is new."""
+        state = self._states.get(version)
+        if state is not None and state.open_until is not None:
+            state.open_until = min(state.open_until, now)
+
+    def forget(self, alive: frozenset[VersionName]) -> None:
+        """Drops the circuits of versions that exist no more."""
+        for version in [v for v in self._states if v not in alive]:
+            del self._states[version]
 
     def gave_up(self, version: VersionName) -> None:
         """Records an attempt that ended without a verdict: another may try in its place."""

@@ -51,7 +51,7 @@ def routed(
                 asked.append(target)
                 first = _fallback(fallback, target, leg, versions)
                 attempts += _leg(first, max_attempts, None)
-    remember = next((f.answer.key for f in route.fallback if isinstance(f.answer, LastGood)), "")
+    remember = tuple(f.answer.key for f in route.fallback if isinstance(f.answer, LastGood))
     return Plan(tuple(attempts), route.hedge, remember)
 
 

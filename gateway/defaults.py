@@ -26,7 +26,7 @@ class Defaults:
     def __init__(self, catalog: Callable[[], Catalog], clock: Callable[[], float]) -> None:
         self._catalog = catalog
         self._clock = clock
-        self._kept: OrderedDict[tuple[str, str], tuple[float, bytes, Answerer]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, str], tuple[float, bytes, Answerer]] = OrderedDict()
         self._bytes = 0
 
     def answer(self, call: Call, attempt: Attempt) -> tuple[bytes, Answerer]:
@@ -38,7 +38,7 @@ class Defaults:
         """
         match attempt.answer:
             case LastGood(key, max_age):
-                held = self._kept.get((call.model, _value(call, key)))
+                held = self._kept.get((call.model, key, _value(call, key)))
                 if held is None or self._clock() - held[0] > max_age.total_seconds():
                     raise VersionNotServing("no earlier answer is remembered for this call")
                 return held[1], held[2]
@@ -54,13 +54,14 @@ class Defaults:
         value = _value(call, key)
         if not value or len(payload) > MOST_BYTES // 16:
             return
-        before = self._kept.pop((call.model, value), None)
+        before = self._kept.pop((call.model, key, value), None)
         self._bytes += len(payload) - (len(before[1]) if before else 0)
-        self._kept[(call.model, value)] = (self._clock(), payload, given_by)
+        self._kept[(call.model, key, value)] = (self._clock(), payload, given_by)
         while len(self._kept) > MOST or self._bytes > MOST_BYTES:
             _, (_, gone, _) = self._kept.popitem(last=False)
             self._bytes -= len(gone)
 
 
 def _value(call: Call, key: str) -> str:
-    return next((v for k, v in call.metadata if k == key and isinstance(v, str)), "")
+    """The value of a metadata key; the last one, as everywhere."""
+    return next((v for k, v in reversed(call.metadata) if k == key and isinstance(v, str)), "")

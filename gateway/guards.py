@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 from gateway import outliers
 from gateway.budget import Budget
@@ -24,8 +25,6 @@ from modelyard.names import VersionName
 # A version that has not answered is slow, and not its caller impatient, when it took so many
 # times as long as half of its attempts do.
 SLOW = 3.0
-# Curves forget: at so many attempts all counts are halved.
-MOST_OBSERVED = 200_000
 
 
 class Guards:
@@ -47,6 +46,7 @@ class Guards:
         self._observed: dict[VersionName, Observed] = {}
         self._latencies = Latencies()
         self.circuits = Circuits(chance)
+        replicas.tell(came=self._came, went=self._went)
 
     def budget(self, model: str) -> Budget:
         """The purse of a model's calls."""
@@ -76,13 +76,23 @@ class Guards:
             return Trigger(hedge.delay.total_seconds(), self._latencies.median(version, size, now))
         return self._latencies.trigger(version, size, hedge.max_extra_load, now)
 
-    def forget(self, alive: frozenset[str]) -> None:
-        """Drops what is known of versions of models that exist no more."""
+    def forget(self, alive: frozenset[VersionName]) -> None:
+        """Drops what is known of versions that exist no more."""
+        kept: dict[VersionName, Any]
         for kept in (self._limiters, self._observed):
-            for version in [v for v in kept if v.model not in alive]:
+            for version in [v for v in kept if v not in alive]:
                 del kept[version]
-        for model in [m for m in self._budgets if m not in alive]:
+        self.circuits.forget(alive)
+        models = {version.model for version in alive}
+        for model in [m for m in self._budgets if m not in models]:
             del self._budgets[model]
+
+    def _came(self, replica: Replica) -> None:
+        # A host that is new is a reason to try a version that was left alone.
+        self.circuits.retry(replica.version, self._clock())
+
+    def _went(self, replica: Replica) -> None:
+        self._latencies.forget(replica.version, replica.host)
 
     def answered(self, replica: Replica, size: int, seconds: float, now: float) -> None:
         """An attempt answered.
@@ -97,7 +107,7 @@ class Guards:
         replica.load.observe(seconds, now)
         replica.succeeded()
         self._latencies.add(version, replica.host, size, seconds, now)
-        limiter = self._limiters[version]
+        limiter = self.limiter(version)
         limiter.gradient.observe(seconds, limiter.in_flight, now)
         observed = self._of(version)
         observed.answer(seconds)
@@ -131,7 +141,7 @@ class Guards:
                 self.circuits.gave_up(version)
                 return
         else:
-            self._of(version).failed += 1
+            self._of(version).fail()
         if isinstance(error, HostGone):
             replica.disconnected(now)
         if not isinstance(error, VersionNotServing):

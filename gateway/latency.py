@@ -86,6 +86,13 @@ class Latencies:
             window = windows[host] = Window()
         window.add(seconds, now)
 
+    def forget(self, version: VersionName, host: str) -> None:
+        """Drops what is known of a replica that is gone."""
+        for key in [k for k in self._windows if k[0] == version]:
+            self._windows[key].pop(host, None)
+            if not self._windows[key]:
+                del self._windows[key]
+
     def trigger(
         self, version: VersionName, size: int, extra_load: float, now: float
     ) -> Trigger | None:

@@ -84,6 +84,7 @@ class Limiter:
         self.gradient = Gradient2()
         self.in_flight = 0
         self._waiting: list[tuple[Priority, int, asyncio.Future[None]]] = []
+        self._gone = 0
         self._order = itertools.count()
 
     @property
@@ -94,7 +95,7 @@ class Limiter:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._waiting)
+        return len(self._waiting) - self._gone
 
     async def enter(self, priority: Priority, remaining: float) -> None:
         """Waits until there is room, and takes it.
@@ -106,7 +107,7 @@ class Limiter:
         Raises:
             Overloaded: It would wait for too long, may be shed, or waited in vain.
         """
-        wait = (len(self._waiting) + 1) * self.gradient.latency / self.gradient.limit
+        wait = (self.waiting + 1) * self.gradient.latency / self.gradient.limit
         if priority is Priority.SHEDDABLE or wait >= remaining or self.waiting >= LONGEST_QUEUE:
             raise _overloaded(max(wait, self.gradient.latency))
         room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -115,11 +116,12 @@ class Limiter:
             async with asyncio.timeout(remaining):
                 await room
         except BaseException as error:
-            # It may have been given the room in this very turn.
             if room.done() and not room.cancelled():
-                self.in_flight -= 1
-                self._admit()
-            room.cancel()
+                # It was given the room in this very turn.
+                self.leave()
+            else:
+                room.cancel()
+                self._left()
             if isinstance(error, TimeoutError):
                 raise _overloaded(self.gradient.latency) from None
             raise
@@ -133,9 +135,19 @@ class Limiter:
     def _admit(self) -> None:
         while self._waiting and self.has_room:
             room = heapq.heappop(self._waiting)[2]
-            if not room.done():
+            if room.done():
+                self._gone -= 1
+            else:
                 self.in_flight += 1
                 room.set_result(None)
+
+    def _left(self) -> None:
+        """One gave up: it stays in the heap until many did."""
+        self._gone += 1
+        if self._gone > len(self._waiting) // 2:
+            self._waiting = [w for w in self._waiting if not w[2].done()]
+            heapq.heapify(self._waiting)
+            self._gone = 0
 
 
 def _overloaded(wait: float) -> Overloaded:

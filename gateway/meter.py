@@ -12,7 +12,7 @@ from gateway.plan import Kind
 from modelyard.names import VersionName
 
 BUCKETS_A_DOUBLING: Final = 8
-# The first bucket ends at 1 us; the last begins at about 19 minutes.
+# The first bucket ends at 1 us; the last begins at about 16 minutes.
 _LAST = 30 * BUCKETS_A_DOUBLING
 
 

@@ -2,8 +2,9 @@
 
 After Envoy's outlier detection (gRFC A50): 5 failures in a row, or, among at least 5 replicas
 with at least 100 attempts each in 10 s, a success rate of 1.9 standard deviations under the
-mean. An ejected replica rests for 30 s, longer each time, 300 s at most. At most 10 % of a
-version's replicas rest for it, one in any case, and never all.
+mean, and no fewer than 5 failures: where all others are without fault the deviation is tiny.
+An ejected replica rests for 30 s, longer each time, 300 s at most. At most 10 % of a version's
+replicas rest for it, one in any case, and never all.
 """
 
 import statistics
@@ -45,10 +46,16 @@ def _outliers(peers: Sequence[Replica]) -> list[Replica]:
         return []
     rates = [p.record.succeeded / p.record.attempts for p in measured]
     bound = statistics.fmean(rates) - DEVIATIONS * statistics.pstdev(rates)
-    return [p for p, rate in zip(measured, rates, strict=True) if rate < bound]
+    return [
+        p
+        for p, rate in zip(measured, rates, strict=True)
+        if rate < bound and p.record.failed >= IN_A_ROW
+    ]
 
 
 def _eject(replica: Replica, peers: Sequence[Replica], now: float) -> bool:
+    if replica.record.ejected_until > now:
+        return False  # Calls that were under way when it was ejected fail late.
     others = [p for p in peers if p is not replica]
     ejected = sum(p.record.ejected_until > now for p in others)
     if not any(p.record.ejected_until <= now for p in others):

@@ -51,14 +51,14 @@ class Plan:
     Attributes:
         attempts: The attempts.
         hedge: When a hedge starts, and what it may cost; None for no hedges.
-        remember: The metadata key by which the answer is kept for a later fallback.
+        remember: The metadata keys by which the answer is kept for a later fallback.
         timed: True where an attempt may start while another one is under way.
         alternatives: True where more than one version may answer.
     """
 
     attempts: tuple[Attempt, ...]
     hedge: Hedge | None = None
-    remember: str = ""
+    remember: tuple[str, ...] = ()
     timed: bool = field(init=False)
     alternatives: bool = field(init=False)
 

@@ -3,30 +3,18 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NoReturn
 
-from opentelemetry.trace import SpanKind
-
-from gateway.call import INFER, Answer, Answerer, Call, Metadata
+from gateway.attempts import Attempter
+from gateway.call import Answer, Answerer, Call
 from gateway.defaults import Defaults
 from gateway.guards import Guards
 from gateway.latency import size_class
-from gateway.limits import Limiter
 from gateway.meter import Meter
 from gateway.plan import Attempt, Kind, Plan
 from gateway.referee import Accept, Fail, Failure, Phase, Race, Start, Wait, next_action
 from gateway.replicas import Replica, Replicas
-from modelyard.errors import Internal, ModelyardError, SequenceLost, VersionNotServing
-from modelyard.metadata import TARGET
-from modelyard.names import VersionName
+from modelyard.errors import ModelyardError, VersionNotServing
 from modelyard.telemetry import Tracing
-
-# A call to a version whose only host is being started waits for it, at most so many seconds.
-PATIENCE = 5.0
-# A replica that failed this call gets it again, if no other came, after so many seconds.
-SECOND_CHANCE = 1.0
-# How gRPC counts attempts for servers (gRFC A6).
-PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
 
 
 @dataclass(slots=True)
@@ -71,7 +59,7 @@ class Racer:
         self._defaults = defaults
         self._meter = meter
         self._clock = clock
-        self._tracing = tracing
+        self._attempter = Attempter(replicas, guards, meter, clock, tracing)
         self._losers: set[asyncio.Task[bytes]] = set()
 
     async def run(self, call: Call, plan: Plan) -> Answer:
@@ -155,7 +143,7 @@ class Racer:
                 return
         race.phases[index] = Phase.PENDING
         previous, run.started = run.started, run.started + 1
-        work = self._attempt(run, attempt, previous)
+        work = self._attempter.make(run.call, attempt, run.size, run.tried, previous)
         if run.pending or (run.plan.timed and not _alone(next_action(race, now), race)):
             run.pending[asyncio.create_task(work)] = index
             return
@@ -243,115 +231,11 @@ class Racer:
                 if phase is Phase.PENDING and other.kind is not Kind.HEDGE and other.target:
                     waited = now - race.began
                     self._guards.overtaken(other.target, run.size, waited, now)
-        elif plan.remember:
-            self._defaults.remember(run.call, plan.remember, payload, answerer)
+        else:
+            for key in plan.remember:
+                self._defaults.remember(run.call, key, payload, answerer)
         host = run.tried[-1].host if run.started == 1 else ""
         return Answer(payload, answerer, won.kind, run.started, host)
-
-    async def _attempt(self, run: _Run, attempt: Attempt, previous: int) -> bytes:
-        """Makes one attempt on a replica that none before it took."""
-        target, call = attempt.target, run.call
-        assert target is not None, "a default asks nobody"
-        limiter = self._guards.limiter(target)
-        if limiter.has_room:
-            limiter.in_flight += 1
-        else:
-            assert call.deadline is not None, "set"
-            await limiter.enter(call.priority, call.deadline - self._clock())
-        try:
-            return await self._ask(run, attempt, target, limiter, previous)
-        finally:
-            limiter.leave()
-
-    async def _ask(
-        self, run: _Run, attempt: Attempt, target: VersionName, limiter: Limiter, previous: int
-    ) -> bytes:
-        clock, guards, call = self._clock, self._guards, run.call
-        assert call.deadline is not None, "the deadline stands before the race"
-        replica = self._replicas.find(target, run.tried)
-        if call.host:
-            replica = self._pinned(target, call)
-        elif replica is None or (run.tried and replica in run.tried):
-            replica = await self._wait_for_host(target, call.deadline, run.tried)
-        run.tried.append(replica)
-        key = (target.model, target.number)
-        self._meter.started(key, attempt.kind)
-        load = replica.load
-        load.pending += 1
-        began = clock()
-        metadata: Metadata = (*call.metadata, (TARGET, str(target)))
-        if previous:
-            metadata = (*metadata, (PREVIOUS_ATTEMPTS, str(previous)))
-        try:
-            payload = await self._send(replica, attempt, call, metadata, call.deadline - began)
-        except asyncio.CancelledError:
-            now = clock()
-            self._meter.cancelled(key, attempt.kind)
-            guards.cancelled(replica, run.size, now - began, now)
-            raise
-        except ModelyardError as error:
-            now = clock()
-            self._meter.attempt_failed(key, attempt.kind)
-            guards.failed(replica, run.size, error, now - began, now)
-            raise
-        except Exception as error:
-            # A defect in a lane must not end a race that another attempt can win.
-            self._meter.attempt_failed(key, attempt.kind)
-            raise Internal(f"{type(error).__name__} in an attempt") from error
-        finally:
-            load.pending -= 1
-        now = clock()
-        guards.answered(replica, run.size, now - began, now)
-        return payload
-
-    async def _send(
-        self, replica: Replica, attempt: Attempt, call: Call, metadata: Metadata, timeout: float
-    ) -> bytes:
-        if self._tracing is None:
-            return await replica.endpoint.call(INFER, call.payload, metadata, timeout)
-        about = {
-            "modelyard.attempt": str(attempt.kind),
-            "modelyard.version": str(replica.version),
-            "modelyard.host": replica.host,
-        }
-        name = f"attempt {attempt.kind}"
-        with self._tracing.span(name, metadata, SpanKind.CLIENT, about) as (_, passed):
-            return await replica.endpoint.call(INFER, call.payload, passed, timeout)
-
-    def _pinned(self, target: VersionName, call: Call) -> Replica:
-        """The replica that a sequence lives on."""
-        for replica in self._replicas.of(target):
-            if replica.host == call.host:
-                return replica
-        raise SequenceLost(
-            f"the host that held the sequence of '{target.model}' is gone", model=target.model
-        )
-
-    async def _wait_for_host(
-        self, target: VersionName, deadline: float, tried: list[Replica]
-    ) -> Replica:
-        """Waits for a replica that was not tried, if one is on its way and there is time."""
-        began = self._clock()
-        until = min(deadline, began + PATIENCE)
-        while (now := self._clock()) < until:
-            replica = self._replicas.find(target, tried)
-            if replica is not None and (replica not in tried or now >= began + SECOND_CHANCE):
-                return replica
-            # A host that has just died is still thought to serve: it was tried, so it counts.
-            was_here = any(replica.version == target for replica in tried)
-            if not (was_here or self._replicas.expects(target)):
-                break
-            await self._replicas.changed(min(until - now, SECOND_CHANCE))
-        _not_serving(target)
-
-
-def _not_serving(target: VersionName) -> NoReturn:
-    raise VersionNotServing(
-        f"Request for unknown model: '{target.model}' version {target.number}"
-        " is not at ready state",
-        model=target.model,
-        version=str(target.number),
-    )
 
 
 def _alone(action: object, race: Race) -> bool:

@@ -90,6 +90,12 @@ class Replicas:
         self._expected: frozenset[VersionName] = frozenset()
         self._changed = asyncio.Event()
         self._retiring: set[asyncio.Task[None]] = set()
+        self._came: Callable[[Replica], None] = lambda replica: None
+        self._went: Callable[[Replica], None] = lambda replica: None
+
+    def tell(self, came: Callable[[Replica], None], went: Callable[[Replica], None]) -> None:
+        """Has each replica that comes, and each that goes, told."""
+        self._came, self._went = came, went
 
     def update(self, hosts: Iterable[Host]) -> None:
         """Takes the hosts as they are now: opens what is new, retires what is gone."""
@@ -104,7 +110,8 @@ class Replicas:
             if known is not None:
                 self._retire(known)
             endpoint = self._connect(host.address)
-            self._by_host[host.id] = Replica(host, endpoint, self._clock())
+            replica = self._by_host[host.id] = Replica(host, endpoint, self._clock())
+            self._came(replica)
         by_version: dict[VersionName, list[Replica]] = {}
         for replica in self._by_host.values():
             by_version.setdefault(replica.version, []).append(replica)
@@ -175,6 +182,7 @@ class Replicas:
             await replica.endpoint.close()
 
         _log.info("replica %s of %s retires", replica.host, replica.version)
+        self._went(replica)
         task = asyncio.create_task(drain())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)

@@ -66,7 +66,7 @@ def propose(
 def _settled(better: Sequence[tuple[Point, ...]], end: float, miss: float) -> float:
     """The first moment after which the better ones answer less than `miss` of the calls."""
     most = _any(better, end)
-    moments = sorted({p.after for points in better for p in points if p.after < end})
+    moments = sorted({0.0} | {p.after for points in better for p in points if p.after < end})
     return next((at for at in moments if _any(better, at) >= most - miss), end)
 
 

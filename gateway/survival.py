@@ -15,6 +15,8 @@ from gateway.meter import bucket, upper_bound
 
 # The 97.5 % quantile of the normal distribution.
 _Z = 1.959964
+# At so many attempts all counts are halved, so that curves forget.
+MOST = 200_000
 
 
 @dataclass(slots=True)
@@ -24,29 +26,41 @@ class Observed:
     answered: dict[int, int] = field(default_factory=dict)
     cancelled: dict[int, int] = field(default_factory=dict)
     failed: int = 0
+    seen: int = 0
 
     def answer(self, seconds: float) -> None:
         """Counts an answer."""
+        self._count()
         index = bucket(seconds)
         self.answered[index] = self.answered.get(index, 0) + 1
 
     def cancel(self, seconds: float) -> None:
         """Counts one that was cancelled after so long."""
+        self._count()
         index = bucket(seconds)
         self.cancelled[index] = self.cancelled.get(index, 0) + 1
+
+    def fail(self) -> None:
+        """Counts one that failed."""
+        self._count()
+        self.failed += 1
 
     @property
     def total(self) -> int:
         """All attempts."""
         return sum(self.answered.values()) + sum(self.cancelled.values()) + self.failed
 
-    def decayed(self, share: float) -> "Observed":
-        """The same with every count multiplied, so that what is old weighs less."""
+    def _count(self) -> None:
+        self.seen += 1
+        if self.seen >= MOST:
+            # What is old weighs less: half, again and again.
+            self.answered, self.cancelled = _halved(self.answered), _halved(self.cancelled)
+            self.failed //= 2
+            self.seen = self.total
 
-        def less(counts: Mapping[int, int]) -> dict[int, int]:
-            return {index: n for index, c in counts.items() if (n := round(c * share))}
 
-        return Observed(less(self.answered), less(self.cancelled), round(self.failed * share))
+def _halved(counts: Mapping[int, int]) -> dict[int, int]:
+    return {index: half for index, count in counts.items() if (half := count // 2)}
 
 
 @dataclass(frozen=True, slots=True)

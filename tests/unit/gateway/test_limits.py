@@ -354,10 +354,6 @@ def test_room_that_is_given_just_before_a_timeout_is_kept_or_given_back() -> Non
     run(main())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a waiter that gave up stays in the queue until its turn would have come",
-)
 def test_who_gave_up_waits_no_more() -> None:
     limiter = limiter_of(1, latency=1.0, used=1)
 
@@ -370,11 +366,6 @@ def test_who_gave_up_waits_no_more() -> None:
     run(main())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=Overloaded,
-    reason="waiters that gave up still count where a wait is predicted",
-)
 def test_who_gave_up_does_not_keep_others_away() -> None:
     limiter = limiter_of(1, latency=1.0, used=1)
 

@@ -90,11 +90,6 @@ def test_rests_grow_up_to_five_minutes() -> None:
     assert peers[0].record.ejected_until == now + REST
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a replica that rests already is ejected again: 50 calls that were under way when it"
-    " died, and the first rest takes five minutes",
-)
 def test_failures_of_one_moment_eject_once() -> None:
     peers = fleet(3)
     for _ in range(50):
@@ -156,10 +151,6 @@ def test_no_outlier(rates: list[float], attempts: int, reason: str) -> None:
     assert ejected(peers, INTERVAL) == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="where all others succeed, one failure is more than any number of deviations away",
-)
 def test_one_failure_among_thousands_ejects_nobody() -> None:
     peers = fleet(6)
     attempted(peers, [1.0] * 6, attempts=5000)

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
+from gateway.attempts import PATIENCE
 from gateway.call import Answer, Call
 from gateway.compiler import direct
 from gateway.plan import Attempt, Kind, Plan
-from gateway.race import PATIENCE
 from modelyard.catalog import HostState
 from modelyard.errors import (
     DeadlineExceeded,

@@ -250,11 +250,6 @@ def test_the_end_is_just_inside_the_deadline() -> None:
     assert not propose({1: late}, [1], 0.2, 0.0).kept
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the start is not among the moments looked at: where the better one wins nothing, the"
-    " lesser one counts only at the end",
-)
 @pytest.mark.parametrize("hopeless", [(), curve_of((1.0, 1.0)), curve_of((0.15, 0.0005))])
 def test_nobody_waits_for_a_version_that_wins_less_than_the_miss(hopeless: Curve) -> None:
     proposal = propose({1: SMALL, 2: hopeless}, [2, 1], 0.2, 0.001)

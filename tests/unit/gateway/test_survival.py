@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import CensoredData, ecdf
 
 from gateway.meter import bucket, upper_bound
-from gateway.survival import Observed, Point, answered_by, curve
+from gateway.survival import MOST, Observed, Point, answered_by, curve
 
 # In buckets; few, so that there are ties.
 indices = st.integers(1, 200)
@@ -132,21 +132,12 @@ def test_everything_counts_in_the_total() -> None:
     assert Observed().total == 0
 
 
-@given(st.lists(indices), st.lists(indices), st.integers(0, 1000), st.floats(0.0, 1.0))
-def test_decayed_counts_weigh_less(
-    answered: list[int], cancelled: list[int], failed: int, share: float
-) -> None:
-    found = observed(answered, cancelled, failed)
-    before = (dict(found.answered), dict(found.cancelled), found.failed)
-    less = found.decayed(share)
-    assert (found.answered, found.cancelled, found.failed) == before
-    assert less.failed == round(failed * share)
-    for old, new in ((found.answered, less.answered), (found.cancelled, less.cancelled)):
-        assert new == {i: round(n * share) for i, n in old.items() if round(n * share)}
-
-
-def test_a_curve_keeps_its_shape_when_it_decays() -> None:
+def test_a_curve_forgets_and_keeps_its_shape() -> None:
     found = observed([8] * 600 + [16] * 300, [12] * 100, 100)
-    for whole, half in zip(curve(found), curve(found.decayed(0.5)), strict=True):
+    before = curve(found)
+    found.seen = MOST - 1
+    found.fail()
+    assert (found.total, found.seen) == (550, 550)
+    for whole, half in zip(before, curve(found), strict=True):
         assert half.answered == pytest.approx(whole.answered, abs=0.01)
         assert half.upper - half.lower > whole.upper - whole.lower
