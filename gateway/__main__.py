@@ -30,6 +30,7 @@ from gateway.stack import stack
 from modelyard import logs
 from modelyard.catalog.follow import CatalogFollower, HostsFollower
 from modelyard.channels import open_channel
+from modelyard.contracts import repeatable
 from modelyard.errors import FailedPrecondition
 from modelyard.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc
 from modelyard.inference.v2 import open_inference_pb2, open_inference_pb2_grpc
@@ -44,6 +45,9 @@ SERVICES = tuple(
     for file in (open_inference_pb2.DESCRIPTOR, gateway_service_pb2.DESCRIPTOR, *FILES)
     for service in file.services_by_name.values()
 )
+
+_SERVICE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+INFER = _SERVICE.methods_by_name["ModelInfer"]
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -66,7 +70,8 @@ async def serve(settings: GatewaySettings) -> None:
         replicas = Replicas(connector(settings.max_message_bytes), clock, random.Random())
         ends.push_async_callback(replicas.close)
         router = Router(
-            lambda: catalog.catalog, clock, settings.default_deadline, settings.max_attempts
+            *(lambda: catalog.catalog, clock, settings.default_deadline, settings.max_attempts),
+            repeatable=repeatable(INFER),
         )
         guards = Guards(replicas, clock, random.Random())
         catalog.on_change(

@@ -1,7 +1,7 @@
 """Finds the plan of a call in the catalogue."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.call import Call, Metadata
 from gateway.compiler import direct, routed
@@ -28,6 +28,7 @@ class Router:
         clock: Seconds, monotonic.
         deadline: Of a call whose caller and route give none, in seconds.
         max_attempts: Of a call whose route says nothing of retries.
+        repeatable: Tells whether the contract lets a call be made more than once.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class Router:
         clock: Callable[[], float],
         deadline: float,
         max_attempts: int,
+        repeatable: bool = True,
     ) -> None:
+        self._repeatable = repeatable
         self._catalog = catalog
         self._clock = clock
         self._deadline = deadline
@@ -100,9 +103,13 @@ class Router:
     ) -> Plan:
         """The plan for a choice."""
         attempts = self._max_attempts
+        if route is not None:
+            attempts = route.max_attempts or attempts
+        if not self._repeatable:
+            attempts = 1
+            route = None if route is None else replace(route, hedge=None)
         if route is None:
             return direct(choice.legs[0][0], attempts)
-        attempts = route.max_attempts or attempts
         if selector:
             # Who names a version wants that one, or an error.
             return direct(choice.legs[0][0], attempts, route.hedge)

@@ -56,7 +56,7 @@ class Observed:
             # What is old weighs less: half, again and again.
             self.answered, self.cancelled = _halved(self.answered), _halved(self.cancelled)
             self.failed //= 2
-            self.seen = self.total
+            self.seen = self.total + 1
 
 
 def _halved(counts: Mapping[int, int]) -> dict[int, int]:

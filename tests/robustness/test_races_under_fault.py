@@ -1,7 +1,8 @@
-"""A version that hangs, crashes or errs, under load: another one, or a constant, answers in time."""
+"""A version that hangs, crashes or errs, under load: another, or a constant, answers in time."""
 
 import os
 import signal
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.parser import text_string_to_metric_families
 
 from modelyard.cli.route_yaml import parse
 from modelyard.errors import DeadlineExceeded, Internal, ModelyardError, Overloaded
@@ -72,14 +74,14 @@ def test_all_hosts_of_a_version_at_once(yard: Yard, fault: signal.Signals) -> No
     eventually(lambda: len(pids(yard, BETTER)) == 2)
     yard.client.replace_route(MODEL, parse("default: {label: better}\nfallback: [{label: live}]"))
     with Traffic(yard.address, MODEL, deadline=4.0) as traffic:
-        traffic.wait_for(100)
+        eventually(lambda: any(a.version == BETTER for a in traffic.answers[-20:]))
         victims = pids(yard, BETTER)
         for pid in victims:
             told(fault)(pid)
         traffic.wait_for(100)
         # Its supervisor sees to it that the version comes back, and calls go there again.
         eventually(lambda: len(pids(yard, BETTER)) == 2, patience=90)
-        traffic.wait_for(50)
+        eventually(lambda: any(a.version == BETTER for a in traffic.answers[-20:]))
     for pid in victims:
         told(signal.SIGCONT)(pid)
     assert traffic.failures == []
@@ -131,10 +133,6 @@ def test_no_storm_while_every_replica_fails(yard: Yard) -> None:
 
 def counters(yard: Yard) -> dict[tuple[str, str], float]:
     """Attempts that were started, by version and kind."""
-    import urllib.request
-
-    from prometheus_client.parser import text_string_to_metric_families
-
     page = urllib.request.urlopen(f"http://{yard.metrics}/metrics").read().decode()
     return {
         (s.labels["version"], s.labels["kind"]): s.value

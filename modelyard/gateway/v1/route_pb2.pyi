@@ -228,7 +228,8 @@ class Hedge(google.protobuf.message.Message):
     DELAY_FIELD_NUMBER: builtins.int
     max_extra_load: builtins.float
     """How many calls more than the callers' own the hosts may get for it: 0.02 is 2 %. The second
-    attempt starts at the (1 - max_extra_load) quantile of recent latencies. Above 0, at most 1.
+    attempt starts at the quantile of recent latencies that leaves three quarters of that load to
+    hedges (98.5 % for 0.02), so that chance alone does not spend it all. Above 0, at most 1.
     """
     @property
     def delay(self) -> google.protobuf.duration_pb2.Duration:
