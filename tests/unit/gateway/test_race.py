@@ -7,6 +7,7 @@ import pytest
 from gateway.attempts import PATIENCE
 from gateway.call import Answer, Call
 from gateway.compiler import direct
+from gateway.meter import Meter
 from gateway.plan import Attempt, Kind, Plan
 from modelyard.catalog import HostState
 from modelyard.errors import (
@@ -177,3 +178,29 @@ def test_a_retired_replica_ends_its_calls_before_it_closes() -> None:
         await replicas.close()
 
     run(main())
+
+
+def test_no_storm_while_every_replica_fails() -> None:
+    """A minute of 200 calls a second: the hosts see a fifth more than the callers sent, and 10/s."""
+    meter = Meter()
+    endpoints = {n: CallableEndpoint(fails(lambda: HostGone("gone"), 0.001)) for n in "abc"}
+
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        replicas = replicas_of(endpoints, clock)
+        replicas.update([host(name, V1) for name in endpoints])
+        racer = racer_of(replicas, clock, meter)
+
+        async def one(at: float) -> None:
+            await asyncio.sleep(at)
+            with pytest.raises(ModelyardError):
+                await racer.run(call(clock() + 2.0), direct(V1, 5))
+
+        await asyncio.gather(*(one(index / 200) for index in range(12_000)))
+        await racer.close()
+        await replicas.close()
+
+    run(main())
+    attempts = sum(endpoint.begun for endpoint in endpoints.values())
+    assert 12_000 <= attempts <= 1.2 * 12_000 + 10 * 60 + 100
+    assert meter.of(("digits", 1)).exhausted > 0
