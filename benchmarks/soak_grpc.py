@@ -2,7 +2,7 @@
 
 Three processes: a server of bytes, a proxy as a gateway is one, and a client as a caller is one.
 Imports grpc, the standard library and `modelyard.calls` only, so that it runs in a bare
-environment of any grpcio::
+environment of any grpcio, and is one file of more than 300 lines so that it can be handed to one::
 
     python -m benchmarks.soak_grpc [--scale 1.0]       # prints one JSON object on stdout
 

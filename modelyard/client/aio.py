@@ -1,4 +1,7 @@
-"""The client for asyncio: the same methods, awaited."""
+"""The client for asyncio: the same methods, awaited.
+
+Past 300 lines: a method for each thing that a yard does, most of it what its user should know.
+"""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence

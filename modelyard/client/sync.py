@@ -1,4 +1,7 @@
-"""The client that blocks."""
+"""The client that blocks.
+
+Past 300 lines: a method for each thing that a yard does, most of it what its user should know.
+"""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence

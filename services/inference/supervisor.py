@@ -1,4 +1,7 @@
-"""Obeys `reconcile`: one loop, and one task for each host process."""
+"""Obeys `reconcile`: one loop, and one task for each host process.
+
+Past 300 lines because a host's whole life is told here, from its start to its end, in one place.
+"""
 
 import asyncio
 import random

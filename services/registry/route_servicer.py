@@ -9,8 +9,8 @@ from modelyard.catalog.routes import model_of, route_from, route_to
 from modelyard.registry.v1 import route_service_pb2 as pb
 from modelyard.registry.v1 import route_service_pb2_grpc
 from services.registry import decide
+from services.registry.commits import commit
 from services.registry.registry import Registry
-from services.registry.servicer import commit
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 

@@ -1,26 +1,16 @@
 """`RegistryService`: protobuf in and out."""
 
-import asyncio
-import base64
-import binascii
-import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
 
 import grpc
 
 from modelyard.catalog import (
     Catalog,
-    Change,
     Event,
-    File,
-    Host,
-    HostState,
     LabelMoved,
     LabelRemoved,
     LabelRolledBack,
-    Version,
     VersionDeleted,
     VersionLoaded,
     VersionRegistered,
@@ -33,32 +23,23 @@ from modelyard.catalog.convert import (
     snapshot_to,
     version_to,
 )
-from modelyard.errors import (
-    InvalidArgument,
-    InvalidArtifact,
-    InvalidPageToken,
-    VersionNotServing,
-)
-from modelyard.metadata import ACTOR, REVISION
 from modelyard.names import LabelName, ModelName, VersionName, check_model
-from modelyard.registry.v1 import model_pb2, registry_service_pb2_grpc
 from modelyard.registry.v1 import registry_service_pb2 as pb
+from modelyard.registry.v1 import registry_service_pb2_grpc
 from services.registry import decide
-from services.registry.artifacts import ArtifactStore, check_path, manifest_digest
+from services.registry.artifacts import ArtifactStore
+from services.registry.commits import actor_of, check_made, commit
+from services.registry.draft import Drafter
+from services.registry.hand_over import HandOver
 from services.registry.hosts import Leases
-from services.registry.registry import Decision, Registry
+from services.registry.pages import falling, page_of
+from services.registry.registry import Registry
 from services.registry.verify import Verifier
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-T = TypeVar("T")
 
 # Signs of life on a quiet watch, in seconds.
 HEARTBEAT = 2.0
-# Unless the caller says otherwise: a hand-over waits so long for its version, in seconds.
-HAND_OVER = 600.0
-PAGE, LARGEST_PAGE = 100, 1000
-MOST_KEYS, LONGEST_VALUE = 64, 1024
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
 
 class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
@@ -73,10 +54,9 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         url_schemes: frozenset[str],
     ) -> None:
         self._registry = registry
-        self._store = store
-        self._verifier = verifier
         self._leases = leases
-        self._url_schemes = url_schemes
+        self._drafter = Drafter(store, verifier, url_schemes)
+        self._hand_over = HandOver(registry, leases)
 
     @property
     def _catalog(self) -> Catalog:
@@ -93,7 +73,7 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
 
         made = self._registry.made(request.request_id)
         if made is None:
-            draft = await self._draft(model, request)
+            draft = await self._drafter.draft(lambda: self._catalog, model, request)
             made = await commit(
                 self._registry,
                 lambda catalog: decide.register(catalog, draft, request.allow_duplicate),
@@ -110,50 +90,6 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         assert isinstance(made.event, VersionRegistered)
         return pb.RegisterVersionResponse(version=version_to(made.event.version), created=True)
 
-    async def _draft(self, model: str, request: pb.RegisterVersionRequest) -> Version:
-        """The version that a request describes, checked; its number is still to be given."""
-        _check_metadata(request.metadata)
-        if bool(request.files) == bool(request.source_url):
-            raise InvalidArgument("give files, or source_url, and not both", field="files")
-        if request.source_url:
-            digest, size = await self._store.take(
-                request.source_url, self._url_schemes, request.source_digest
-            )
-            files: tuple[File, ...] = (File("model.onnx", digest, size),)
-        else:
-            files = tuple([await self._file(f) for f in request.files])
-        golden = await self._file(request.golden) if request.HasField("golden") else None
-        named = [(file.path, file.digest) for file in files]
-        digest = manifest_digest(named)
-        known = decide.existing(self._catalog, model, digest, golden.digest if golden else "")
-        if known is not None:
-            signature, provenance = known.signature, known.provenance
-        else:
-            signature, provenance = await self._verifier.examine(named)
-        return Version(
-            VersionName(model, 0),
-            digest,
-            files,
-            signature,
-            datetime.now(UTC),
-            provenance,
-            dict(request.metadata),
-            golden,
-        )
-
-    async def _file(self, file: model_pb2.File) -> File:
-        """A file of a request, which must be here; raises InvalidArtifact."""
-        check_path(file.path)
-        held = await self._store.held(file.digest)
-        if not held.complete:
-            raise InvalidArtifact(
-                f"{file.path}: {held.committed} bytes of {file.digest} are here;"
-                " upload the rest first",
-                path=file.path,
-                digest=file.digest,
-            )
-        return File(file.path, file.digest, held.committed)
-
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """One model."""
         name = ModelName.parse(request.name)
@@ -164,7 +100,7 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
     ) -> pb.ListModelsResponse:
         """The models by name."""
         models = sorted(self._catalog.models.values(), key=lambda m: m.name)
-        page, token = _page(models, [m.name for m in models], request)
+        page, token = page_of(models, [m.name for m in models], request)
         return pb.ListModelsResponse(models=map(model_to, page), next_page_token=token)
 
     async def GetVersion(
@@ -180,7 +116,7 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         """A model's versions, the newest first."""
         held = self._catalog.model(ModelName.parse(request.parent).model).versions
         versions = [held[number] for number in sorted(held, reverse=True)]
-        page, token = _page(versions, [_falling(v.name.number) for v in versions], request)
+        page, token = page_of(versions, [falling(v.name.number) for v in versions], request)
         return pb.ListVersionsResponse(versions=map(version_to, page), next_page_token=token)
 
     async def DeleteVersion(
@@ -284,39 +220,13 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         return pb.RemoveLabelResponse()
 
     async def _prepare(self, name: LabelName, number: int, note: str, context: Context) -> None:
-        """Sees that a version serves before it takes over from one that does.
-
-        Raises:
-            VersionNotServing: Its hosts fail, or the call's time is over; the label stays.
-        """
-        label = self._catalog.model(name.model).labels.get(name.label)
-        target = VersionName(name.model, number)
-        if label is None or not self._serving(VersionName(name.model, label.version)):
-            return
-        if self._serving(target):
-            return
-        await self._registry.commit(
-            lambda catalog: None if target in catalog.wanted() else decide.load(catalog, target),
-            actor=_actor(context),
-            note=note or f"before it becomes {name.label}",
+        await self._hand_over.prepare(
+            name,
+            number,
+            actor=actor_of(context),
+            note=note,
+            timeout=context.time_remaining(),
         )
-        loop = asyncio.get_running_loop()
-        until = loop.time() + (context.time_remaining() or HAND_OVER)
-        while not self._serving(target):
-            left = until - loop.time() - 0.05
-            failed = [h for h in self._of(target) if h.state is HostState.FAILED or h.restarts > 1]
-            if failed or left <= 0:
-                why = failed[0].reason if failed else "it did not serve in time"
-                raise VersionNotServing(
-                    f"{name} stays: {target} does not serve: {why}", version=str(target)
-                )
-            await self._leases.changed(min(left, 1.0))
-
-    def _of(self, version: VersionName) -> list[Host]:
-        return [host for host in self._leases.hosts if host.version == version]
-
-    def _serving(self, version: VersionName) -> bool:
-        return any(host.state is HostState.SERVING for host in self._of(version))
 
     async def ListChanges(
         self, request: pb.ListChangesRequest, context: Context
@@ -328,7 +238,7 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
             self._catalog.model(model)
             changes = [change for change in changes if change.model == model]
         newest = changes[::-1]
-        page, token = _page(newest, [_falling(c.revision) for c in newest], request)
+        page, token = page_of(newest, [falling(c.revision) for c in newest], request)
         return pb.ListChangesResponse(changes=map(change_to, page), next_page_token=token)
 
     async def Watch(
@@ -345,82 +255,3 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
                 yield pb.WatchResponse(heartbeat_revision=self._catalog.revision)
             else:
                 yield pb.WatchResponse(change=change_to(change))
-
-
-async def commit(
-    registry: Registry,
-    decision: Decision,
-    fits: Callable[[Event], bool],
-    request: Any,
-    context: Context,
-) -> Change | None:
-    """Makes a request's change and tells the caller the revision from which it holds.
-
-    Raises:
-        InvalidArgument: The request's id made a change before, and not one that `fits`.
-    """
-    change = await registry.commit(
-        decision, actor=_actor(context), note=request.note, request_id=request.request_id
-    )
-    if change is not None:
-        check_made(change, fits, request)
-    revision = change.revision if change else registry.catalog.revision
-    context.set_trailing_metadata(((REVISION, str(revision)),))
-    return change
-
-
-def check_made(change: Change, fits: Callable[[Event], bool], request: Any) -> None:
-    """Raises InvalidArgument where a request's id made another change than it asks for now."""
-    if not fits(change.event):
-        raise InvalidArgument(
-            f"request_id {request.request_id!r} made another change", field="request_id"
-        )
-
-
-def _actor(context: Context) -> str:
-    """Who asks, as far as it says so; its address otherwise."""
-    for key, value in context.invocation_metadata() or ():
-        if key == ACTOR and isinstance(value, str):
-            return value[:LONGEST_VALUE]
-    return context.peer() or ""
-
-
-def _check_metadata(metadata: Any) -> None:
-    if len(metadata) > MOST_KEYS:
-        raise InvalidArgument(f"metadata: {len(metadata)} keys, at most {MOST_KEYS}")
-    for key, value in metadata.items():
-        if not _KEY.fullmatch(key):
-            raise InvalidArgument(
-                f"metadata key {key!r}: letters, digits and ._/-", field="metadata"
-            )
-        if len(value.encode()) > LONGEST_VALUE:
-            raise InvalidArgument(
-                f"metadata {key!r}: longer than {LONGEST_VALUE} bytes", field="metadata"
-            )
-
-
-def _falling(number: int) -> str:
-    """A key that sorts greater numbers first."""
-    return f"{10**18 - number:019d}"
-
-
-def _page(items: Sequence[T], keys: Sequence[str], request: Any) -> tuple[Sequence[T], str]:
-    """One page of sorted items, and the token of the next: the key after which it begins."""
-    size = request.page_size
-    if size < 0:
-        raise InvalidArgument(f"page_size {size}: not negative", field="page_size")
-    size = min(size or PAGE, LARGEST_PAGE)
-    begin = 0
-    if request.page_token:
-        try:
-            after = base64.urlsafe_b64decode(request.page_token.encode()).decode()
-        except (binascii.Error, UnicodeError):
-            raise InvalidPageToken(f"page_token {request.page_token!r}") from None
-        if not after.startswith("k:"):
-            raise InvalidPageToken(f"page_token {request.page_token!r}")
-        begin = sum(key <= after[2:] for key in keys)
-    page = items[begin : begin + size]
-    if begin + size >= len(items):
-        return page, ""
-    last = keys[begin + size - 1]
-    return page, base64.urlsafe_b64encode(f"k:{last}".encode()).decode()

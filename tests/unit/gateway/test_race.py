@@ -181,7 +181,7 @@ def test_a_retired_replica_ends_its_calls_before_it_closes() -> None:
 
 
 def test_no_storm_while_every_replica_fails() -> None:
-    """A minute of 200 calls a second: the hosts see a fifth more than the callers sent, and 10/s."""
+    """A minute of 200 calls a second: hosts see a fifth more than the callers sent, and 10/s."""
     meter = Meter()
     endpoints = {n: CallableEndpoint(fails(lambda: HostGone("gone"), 0.001)) for n in "abc"}
 
