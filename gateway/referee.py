@@ -137,6 +137,8 @@ def next_action(race: Race, now: float) -> Action:
             case Phase.FAILED:
                 last = race.failures[index].error
             case Phase.UNSTARTED if surfaced is None:
+                if attempt.kind is Kind.RETRY and not race.failures:
+                    continue  # The usual case, for speed.
                 due = _due(race, attempt, hopeless)
                 if due is not None:
                     if now >= due:
@@ -154,7 +156,7 @@ def _due(race: Race, attempt: Attempt, hopeless: bool) -> float | None:
         case Kind.PRIMARY | Kind.RENDEZVOUS:
             return race.began + (attempt.start_at or 0.0)
         case Kind.RETRY:
-            return _retry_due(race, attempt.leg) if race.failures else None
+            return _retry_due(race, attempt.leg)
         case Kind.HEDGE:
             return race.hedge_at if _is_pending(race, attempt.leg) else None
         case Kind.FALLBACK | Kind.DEFAULT:

@@ -2,13 +2,17 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import onnx
 import pytest
@@ -21,7 +25,7 @@ from modelyard.client.inference import Inference
 from modelyard.errors import DeadlineExceeded, InvalidRoute, SequenceLost
 from tests.kit import graphs
 from tests.kit.scale import scale
-from tests.kit.traffic import X
+from tests.kit.traffic import Traffic, X
 from tests.kit.yard import Yard, eventually, running_yard
 
 MODEL = "scale"
@@ -271,3 +275,45 @@ def test_attempts_are_counted_by_kind(yard: Yard) -> None:
     }
     assert found["2", "rendezvous", "won"] >= 1
     assert found["3", "rendezvous", "started"] >= 1
+
+
+def test_every_gateway_has_a_new_route_and_says_its_revision(yard: Yard) -> None:
+    with second_gateway(yard) as address, Client(address) as other:
+        for number in (2, 3):
+            route(yard, f"default: {{version: {number}}}")
+            revision = yard.client.status().revision
+            eventually(lambda wanted=revision: other.status().revision >= wanted, patience=10)
+            # What says a revision answers by it.
+            assert infer(other).version == number
+            assert infer(yard.client).version == number
+
+
+@contextmanager
+def second_gateway(yard: Yard) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    flags = ("--listen", address, "--metrics-listen", "")
+    registry = ("--registry", f"unix:{yard.layout.registry_socket}")
+    with (yard.layout.logs / "gateway-2.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", *flags, *registry], stdout=log, stderr=log
+        )
+    try:
+        with grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(timeout=60)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def test_top_shows_attempts(yard: Yard) -> None:
+    route(yard, "rendezvous: [{version: 2}, {version: 3, accept_from: 5s}]")
+    with Traffic(yard.address, MODEL, threads=1) as traffic:
+        traffic.wait_for(5)
+        shown = yard.cli("top", "--once", "--interval", "0.5")
+    assert shown.returncode == 0, shown.stderr
+    heads = shown.stdout.splitlines()[1]
+    assert all(head in heads for head in ("calls/s", "p99.9", "hedged", "won", "fallbacks/s"))
+    assert "scale 2" in shown.stdout
