@@ -66,47 +66,30 @@ class Attempter:
             SequenceLost: The host that held the call's sequence is gone.
             ModelyardError: What the host answered.
         """
-        target = attempt.target
+        target, clock, guards = attempt.target, self._clock, self._guards
         assert target is not None, "a default asks nobody"
-        limiter, circuits = self._guards.limiter(target), self._guards.circuits
+        assert call.deadline is not None, "the deadline stands before the race"
+        limiter = guards.limiter(target)
+        inside = False
         try:
             if limiter.has_room:
                 limiter.in_flight += 1
             else:
-                assert call.deadline is not None, "set"
-                await limiter.enter(call.priority, call.deadline - self._clock())
-        except BaseException:
-            # No host was asked: another call may try in this one's place.
-            circuits.gave_up(target)
-            raise
-        try:
-            return await self._ask(call, attempt, target, size, tried, previous)
-        finally:
-            limiter.leave()
-
-    async def _ask(
-        self,
-        call: Call,
-        attempt: Attempt,
-        target: VersionName,
-        size: int,
-        tried: list[Replica],
-        previous: int,
-    ) -> bytes:
-        clock, guards = self._clock, self._guards
-        assert call.deadline is not None, "the deadline stands before the race"
-        replica = self._replicas.find(target, tried)
-        try:
+                await limiter.enter(call.priority, call.deadline - clock())
+            inside = True
+            replica = self._replicas.find(target, tried)
             if call.host:
                 replica = self._pinned(target, call)
             elif replica is None or (tried and replica in tried):
                 replica = await self._wait_for_host(target, call.deadline, tried)
         except BaseException:
+            # No host was asked: another call may try in this one's place.
             guards.circuits.gave_up(target)
+            if inside:
+                limiter.leave()
             raise
         tried.append(replica)
-        key = (target.model, target.number)
-        self._meter.started(key, attempt.kind)
+        self._meter.started(target, attempt.kind)
         load = replica.load
         load.pending += 1
         began = clock()
@@ -114,40 +97,50 @@ class Attempter:
         if previous:
             metadata = (*metadata, (PREVIOUS_ATTEMPTS, str(previous)))
         try:
-            payload = await self._send(replica, attempt, call, metadata, call.deadline - began)
+            left = call.deadline - began
+            if self._tracing is None:
+                payload = await replica.endpoint.call(INFER, call.payload, metadata, left)
+            else:
+                payload = await self._traced(self._tracing, replica, attempt, call, metadata, left)
         except asyncio.CancelledError:
             now = clock()
-            self._meter.cancelled(key, attempt.kind)
+            self._meter.cancelled(target, attempt.kind)
             guards.cancelled(replica, size, now - began, now)
             raise
         except ModelyardError as error:
             now = clock()
-            self._meter.attempt_failed(key, attempt.kind)
+            self._meter.attempt_failed(target, attempt.kind)
             guards.failed(replica, size, error, now - began, now)
             raise
         except Exception as error:
             # A defect in a lane must not end a race that another attempt can win.
-            self._meter.attempt_failed(key, attempt.kind)
+            self._meter.attempt_failed(target, attempt.kind)
             guards.circuits.gave_up(target)
             raise Internal(f"{type(error).__name__} in an attempt") from error
         finally:
             load.pending -= 1
+            limiter.leave()
         now = clock()
         guards.answered(replica, size, now - began, now)
         return payload
 
-    async def _send(
-        self, replica: Replica, attempt: Attempt, call: Call, metadata: Metadata, timeout: float
+    async def _traced(
+        self,
+        tracing: Tracing,
+        replica: Replica,
+        attempt: Attempt,
+        call: Call,
+        metadata: Metadata,
+        timeout: float,
     ) -> bytes:
-        if self._tracing is None:
-            return await replica.endpoint.call(INFER, call.payload, metadata, timeout)
+        """The call, in a span of its own that the host's hangs below."""
         about = {
             "modelyard.attempt": str(attempt.kind),
             "modelyard.version": str(replica.version),
             "modelyard.host": replica.host,
         }
         name = f"attempt {attempt.kind}"
-        with self._tracing.span(name, metadata, SpanKind.CLIENT, about) as (_, passed):
+        with tracing.span(name, metadata, SpanKind.CLIENT, about) as (_, passed):
             return await replica.endpoint.call(INFER, call.payload, passed, timeout)
 
     def _pinned(self, target: VersionName, call: Call) -> Replica:

@@ -80,7 +80,10 @@ class Latencies:
 
     def add(self, version: VersionName, host: str, size: int, seconds: float, now: float) -> None:
         """Counts an attempt that answered; or one that was given up, as far as it was seen."""
-        windows = self._windows.setdefault((version, size), {})
+        key = (version, size)
+        windows = self._windows.get(key)
+        if windows is None:
+            windows = self._windows[key] = {}
         window = windows.get(host)
         if window is None:
             window = windows[host] = Window()

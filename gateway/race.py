@@ -76,9 +76,27 @@ class Racer:
         """
         now = self._clock()
         assert call.deadline is not None, "the deadline stands before the race"
-        race = Race(plan, now, call.deadline)
-        run = _Run(call, plan, race, size_class(len(call.payload)))
+        size = size_class(len(call.payload))
         self._guards.budget(call.model).deposit(now)
+        tried: list[Replica] = []
+        failure: Failure | None = None
+        if not plan.timed:
+            # Nothing can happen before the first attempt ends, and its answer always wins: no
+            # referee is asked before it has failed.
+            first = plan.attempts[0]
+            assert first.target is not None, "a plan begins with a version"
+            try:
+                payload = await self._attempter.make(call, first, size, tried, 0)
+            except ModelyardError as lost:
+                failure = Failure(lost, self._clock(), lost.pushback or 0.0)
+            else:
+                self._meter.won(first.target, first.kind)
+                return Answer(payload, first.target, first.kind, 1, tried[-1].host)
+        race = Race(plan, now, call.deadline)
+        run = _Run(call, plan, race, size, tried)
+        if failure is not None:
+            race.phases[0], race.failures[0], run.started = Phase.FAILED, failure, 1
+            now = failure.at
         if plan.hedge is not None:
             self._set_hedge(run, now)
         try:

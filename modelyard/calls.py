@@ -35,9 +35,17 @@ async def answer(
     response = getattr(call, "_call_response", None)
     if response is None:  # behind client interceptors there is no task to shield
         return await call
+    # The task that waits for the batch is never cancelled, only no longer waited for: what
+    # `asyncio.shield` does, in half of its time.
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def end(_: object) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    response.add_done_callback(end)
     try:
-        # The task that waits for the batch is never cancelled, only no longer waited for.
-        await asyncio.shield(response)
+        await ended
     except asyncio.CancelledError:
         stop(call)
         raise

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from modelyard.errors import InvalidName
 
@@ -54,9 +54,8 @@ class ModelName:
         return f"models/{self.model}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class VersionName:
-    """`models/{model}/versions/{number}`."""
+class VersionName(NamedTuple):
+    """`models/{model}/versions/{number}`; a tuple, for each call looks things up by it."""
 
     model: str
     number: int

@@ -94,14 +94,6 @@ class Server:
         self._tracing = tracing
         self.grpc = grpc.aio.server(options=_options(settings))
         self.health = Health()
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
-        channelz.add_channelz_servicer(self.grpc)
-        pools = (open_inference_pb2.DESCRIPTOR.pool, descriptor_pool.Default())
-        reflection.enable_server_reflection(
-            (*services, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME),
-            self.grpc,
-            pool=_Pools(pools),
-        )
 
     @property
     def handlers(self) -> Any:
@@ -117,6 +109,17 @@ class Server:
     def add_registered_method_handlers(self, service: str, handlers: object) -> None:
         """Generated code adds the same handlers twice; the generic form is enough."""
 
+    def _add_looks(self) -> None:
+        """What lets others look in: health, channelz, reflection."""
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
+        channelz.add_channelz_servicer(self.grpc)
+        pools = (open_inference_pb2.DESCRIPTOR.pool, descriptor_pool.Default())
+        reflection.enable_server_reflection(
+            (*self._services, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME),
+            self.grpc,
+            pool=_Pools(pools),
+        )
+
     async def start(self) -> str:
         """Listens; gives the address with the port that was bound.
 
@@ -124,6 +127,8 @@ class Server:
             FailedPrecondition: The address is taken, or may not be listened on; or what is in
                 a TLS file is none of certificates and key.
         """
+        # Last, because grpc asks handlers in the order of their adding, for every call.
+        self._add_looks()
         listen, why = self._settings.listen, "is it taken?"
         try:
             if self._credentials is None:
