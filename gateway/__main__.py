@@ -5,6 +5,7 @@ code 2 for a wrong setting or an address that is taken.
 """
 
 import asyncio
+import gc
 import random
 import sys
 from collections.abc import Sequence
@@ -121,6 +122,9 @@ async def serve(settings: GatewaySettings) -> None:
         hosts.start()
         ends.push_async_callback(hosts.stop)
         heard = await catalog.wait_heard(settings.first_view)
+        # What is loaded now lives as long as the process: the collector need not look at it.
+        gc.collect()
+        gc.freeze()
         await server.serving()
         _log.info("serving", address=address, revision=catalog.revision, registry_heard=heard)
         await ending.wait()
