@@ -79,7 +79,9 @@ def route_from(route: pb.Route) -> Route:
     """
     hedge = None
     if route.HasField("hedge"):
-        delay = route.hedge.delay.ToTimedelta() if route.hedge.HasField("delay") else None
+        delay = None
+        if route.hedge.HasField("delay"):
+            delay = _span("hedge.delay", route.hedge.delay)
         hedge = Hedge(route.hedge.max_extra_load, delay)
     default = Target(label=LIVE)
     if route.HasField("default"):
@@ -87,7 +89,7 @@ def route_from(route: pb.Route) -> Route:
     return Route(
         model=model_of(route.name),
         default=default,
-        deadline=route.deadline.ToTimedelta() if route.HasField("deadline") else None,
+        deadline=_span("deadline", route.deadline) if route.HasField("deadline") else None,
         max_attempts=route.retry.max_attempts if route.HasField("retry") else None,
         split=tuple(
             Share(_target_from(f"split[{i}]", s.target), s.weight)
@@ -103,15 +105,30 @@ def route_from(route: pb.Route) -> Route:
             _fallback_from(f"fallback[{i}]", fallback) for i, fallback in enumerate(route.fallback)
         ),
         rendezvous=tuple(
-            Rendezvous(_target_from(f"rendezvous[{i}]", r.target), r.accept_from.ToTimedelta())
+            Rendezvous(
+                _target_from(f"rendezvous[{i}]", r.target),
+                _span(f"rendezvous[{i}].accept_from", r.accept_from),
+            )
             for i, r in enumerate(route.rendezvous)
         ),
         shadow=tuple(
             Shadow(_target_from(f"shadow[{i}]", s.target), s.sample)
             for i, s in enumerate(route.shadow)
         ),
-        revision=int(route.etag) if route.etag.isdigit() else 0,
+        revision=_revision(route.etag),
     )
+
+
+def _revision(etag: str) -> int:
+    """Of an etag that is one; 0 for any other, which no route has."""
+    return int(etag) if etag.isascii() and etag.isdigit() and len(etag) < 19 else 0
+
+
+def _span(field: str, span: Duration) -> timedelta:
+    try:
+        return span.ToTimedelta()
+    except (OverflowError, ValueError):
+        raise InvalidRoute(f"{field}: {span.seconds} s is no time to wait", field=field) from None
 
 
 def _optional(span: timedelta | None) -> Duration | None:
@@ -147,15 +164,20 @@ def _fallback_to(fallback: Fallback) -> pb.Fallback:
 
 
 def _fallback_from(field: str, fallback: pb.Fallback) -> Fallback:
-    after = fallback.after.ToTimedelta() if fallback.HasField("after") else None
+    after = _span(f"{field}.after", fallback.after) if fallback.HasField("after") else None
     match fallback.WhichOneof("answer"):
         case "constant":
-            outputs = {name: _value_from(v) for name, v in fallback.constant.outputs.items()}
+            within = f"{field}.constant.outputs"
+            outputs = {
+                name: _value_from(f"{within}.{name}", v)
+                for name, v in fallback.constant.outputs.items()
+            }
             return Fallback(Constant(frozen(outputs)), after)
         case "last_good":
             last = fallback.last_good
             if last.HasField("max_age"):
-                return Fallback(LastGood(last.key, last.max_age.ToTimedelta()), after)
+                max_age = _span(f"{field}.last_good.max_age", last.max_age)
+                return Fallback(LastGood(last.key, max_age), after)
             return Fallback(LastGood(last.key), after)
         case _:
             return Fallback(_target_from(field, fallback.target), after)
@@ -175,13 +197,15 @@ def _value_to(value: Json) -> Value:
     return Value(number_value=value)
 
 
-def _value_from(value: Value) -> Json:
+def _value_from(field: str, value: Value) -> Json:
     kind = value.WhichOneof("kind")
     if kind == "list_value":
-        return [_value_from(item) for item in value.list_value.values]
+        return [_value_from(field, item) for item in value.list_value.values]
     held: Any = getattr(value, kind) if kind in _SCALARS else None
     if held is None:
-        raise InvalidRoute("a constant holds numbers, strings, booleans and lists of them")
+        raise InvalidRoute(
+            f"{field}: a constant holds numbers, strings, booleans and lists of them", field=field
+        )
     scalar: Json = held
     return scalar
 

@@ -1,5 +1,6 @@
 """Routes as YAML: read with faults that name their field, and written as they are read."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -43,7 +44,9 @@ def dump(route: route_pb2.Route) -> str:
     if route.sticky:
         tree["sticky"] = route.sticky
     if route.match:
-        tree["match"] = [{"metadata": dict(m.metadata), **_target(m.target)} for m in route.match]
+        tree["match"] = [
+            {"metadata": dict(sorted(m.metadata.items())), **_target(m.target)} for m in route.match
+        ]
     if route.HasField("deadline"):
         tree["deadline"] = _text_of(route.deadline)
     if route.retry.max_attempts:
@@ -78,15 +81,21 @@ def duration(field: str, value: object) -> timedelta:
         raise InvalidRoute(
             f"{field}: {value!r} is no duration such as 200ms, 1.5s or 2min", field=field
         )
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    try:
+        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    except OverflowError:
+        raise InvalidRoute(f"{field}: {value!r} is no time to wait", field=field) from None
 
 
 def duration_text(value: timedelta) -> str:
     """Writes a duration in its largest unit that keeps it short."""
-    amount = value.total_seconds()
-    if amount >= 1:
-        return f"{amount:g}s"
-    return f"{amount * 1e3:g}ms" if amount >= 1e-3 else f"{amount * 1e6:g}us"
+    micros = round(value / timedelta(microseconds=1))
+    unit, size = "us", 1
+    if micros >= 1_000_000:
+        unit, size = "s", 1_000_000
+    elif micros >= 1_000:
+        unit, size = "ms", 1_000
+    return f"{micros / size:.6f}".rstrip("0").rstrip(".") + unit
 
 
 def _text_of(value: Duration) -> str:
@@ -119,11 +128,16 @@ def _fallback(fallback: route_pb2.Fallback) -> dict[str, Any]:
 
 
 _Reader = Callable[[str, Any, Any], None]
+# Of these a target or a fallback has one.
+_ANSWERS = ("label", "version", "default", "last_good")
 
 
 def _read(where: str, tree: object, fields: Mapping[str, _Reader], into: object) -> None:
     if not isinstance(tree, dict):
         raise InvalidRoute(f"{where or 'a route'} is a mapping, not {tree!r}", field=where)
+    answers = [key for key in tree if key in _ANSWERS]
+    if where and len(answers) > 1:
+        raise InvalidRoute(f"{where} has {' and '.join(answers)}: only one may answer", field=where)
     for key, value in tree.items():
         path = f"{where}.{key}" if where else str(key)
         if key not in fields:
@@ -207,15 +221,23 @@ def _read_metadata(path: str, value: object, into: route_pb2.Match) -> None:
     into.metadata.update(value)
 
 
+def _is_finite(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _read_constant(path: str, value: object, into: route_pb2.Fallback) -> None:
     if not isinstance(value, dict):
         raise InvalidRoute(f"{path} is a mapping of outputs, not {value!r}", field=path)
     into.constant.SetInParent()
     for name, held in value.items():
+        where = f"{path}.{name}"
+        if not _is_finite(held):
+            raise InvalidRoute(f"{where}: {held!r} is no finite number", field=where)
         try:
             into.constant.outputs[str(name)].CopyFrom(ParseDict(held, Value()))
         except ParseError:
-            where = f"{path}.{name}"
             raise InvalidRoute(
                 f"{where}: {held!r} is no number, text or list", field=where
             ) from None

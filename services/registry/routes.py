@@ -111,11 +111,15 @@ def _check_fallback(catalog: Catalog, route: Route, index: int, fallback: Fallba
 
 
 def _check_constant(catalog: Catalog, route: Route, constant: Constant) -> None:
-    try:
-        version = catalog.version(catalog.pointed_at(route.model, route.default))
-    except NotFound:
-        return  # Nothing is live yet, so there is no signature to fit.
-    response(route.model, constant, version.signature, rows=1)
+    """It stands in for whichever version was asked, so it fits them all."""
+    for field, target in route.fields():
+        if field.startswith(("fallback", "shadow")):
+            continue  # These are not asked first.
+        try:
+            version = catalog.version(catalog.pointed_at(route.model, target))
+        except NotFound:
+            continue  # Nothing is live yet, so there is no signature to fit.
+        response(route.model, constant, version.signature, rows=1)
 
 
 def _check_target(catalog: Catalog, model: str, field: str, target: Target) -> None:

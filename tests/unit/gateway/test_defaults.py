@@ -110,12 +110,6 @@ def test_a_constant_that_does_not_fit_is_the_routes_fault(defaults: Defaults, va
         defaults.answer(call(), constant(y=value))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(ValueError, MemoryError, OverflowError),
-    reason="the rows that a request claims are believed, whatever it holds: a small request makes"
-    " a response of any size",
-)
 @pytest.mark.parametrize("claimed", [2**62, -1])
 def test_a_request_that_claims_too_many_rows_is_refused(defaults: Defaults, claimed: int) -> None:
     with pytest.raises(ModelyardError):

@@ -280,10 +280,6 @@ def test_a_constant_is_checked_once_there_is_a_signature() -> None:
         check(NOTHING_LIVE, replace(route, default=V3))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the fault is found where the constant is encoded: it names neither field nor output",
-)
 def test_a_number_where_a_text_belongs_names_the_constant() -> None:
     model = CATALOG.models["digits"]
     text = Signature((), (Tensor("y", "BYTES", ("n",)),))
