@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import grpc
 
 from gateway.call import INFER, Metadata
-from modelyard.calls import answer
+from modelyard.calls import Method
 from modelyard.channels import open_channel
 from modelyard.errors import HostGone
 from modelyard.status import from_rpc_error
@@ -21,14 +21,16 @@ class GrpcEndpoint:
     def __init__(self, address: str, max_message_bytes: int) -> None:
         # The race retries, and counts.
         self._channel = open_channel(address, max_message_bytes=max_message_bytes, retries=False)
-        self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+        self._methods: dict[str, Method] = {}
         self._infer = self._method(INFER)
 
     async def call(self, method: str, payload: bytes, metadata: Metadata, timeout: float) -> bytes:
         """Sends one request; see `Endpoint.call`."""
         send = self._infer if method == INFER else self._method(method)
         try:
-            return await answer(send(payload, timeout=timeout, metadata=metadata))
+            return await send(payload, timeout, metadata)
+        except grpc.aio.UsageError:
+            raise HostGone("the connection to the host is closed") from None
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.CANCELLED:
                 # Not by us, for then this would be CancelledError: a server that ends cancels
@@ -42,11 +44,10 @@ class GrpcEndpoint:
         """Closes the channel; see `Endpoint.close`."""
         await self._channel.close()
 
-    def _method(self, method: str) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
+    def _method(self, method: str) -> Method:
         known = self._methods.get(method)
         if known is None:
-            known = self._channel.unary_unary(_SERVICE + method, None, None)
-            self._methods[method] = known
+            known = self._methods[method] = Method(self._channel, _SERVICE + method)
         return known
 
 
