@@ -84,9 +84,10 @@ def models(
             while made < count:
                 file = onnx_models.mlp(folder / "mlp.onnx", seed=made)
                 serving = made < SERVING
-                running.client.register(
-                    f"mlp-{made}", file, label="live" if serving else None, wait=serving
-                )
+                running.client.register(f"mlp-{made}", file, wait=serving)
+                if not serving:
+                    # A model's first version becomes live; without a label nobody serves it.
+                    running.client.remove_label(f"mlp-{made}", "live")
                 made += 1
             seconds_each = (time.monotonic() - began) / max(made - first, 1)
             _measure(client, running.address, request, 0.5)
