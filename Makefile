@@ -16,7 +16,7 @@ LOCK_FLAGS := -q --universal --python-version 3.11 --generate-hashes --no-emit-i
 	--no-emit-find-links --no-header --no-annotate --all-extras --group dev
 SOURCES := modelyard gateway services benchmarks tests tools
 
-.PHONY: help demo up test check generate format bench bench-peers soak floors lock clean
+.PHONY: help demo up test check generate format bench bench-tail bench-peers soak soak-races floors lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,11 +64,19 @@ format: .venv/stamp ## Formats, and mends what ruff can mend
 bench: .venv/stamp ## Side by side with named peers, into benchmarks/results/
 	@$(BIN)/python -m benchmarks.compare $(ARGS)
 
+bench-tail: .venv/stamp ## Tails with and without hedging, and a rendezvous beside its forecast (25 minutes)
+	@$(BIN)/python -m benchmarks.tail $(ARGS)
+	@$(BIN)/python -m benchmarks.tail.rendezvous
+	@$(BIN)/python -m benchmarks.race_cost
+
 bench-peers: .venv/stamp ## Fetches the peers that `bench` compares with, each into its own environment
 	@$(BIN)/python -m benchmarks.peers.install $(ARGS)
 
 soak: .venv/stamp ## Memory over calls, cancelled calls and replacements; ARGS='--grpcio 1.82.3 1.85.1'
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+soak-races: .venv/stamp ## Memory over a million races with cancelled losers (20 minutes)
+	@$(BIN)/python -m benchmarks.soak_races $(ARGS)
 
 # tritonclient needs a newer grpcio and protobuf than we do: it stays out, and so do its tests.
 floors: .venv/stamp ## Unit and contract tests on the oldest versions that pyproject allows

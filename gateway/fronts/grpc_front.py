@@ -9,7 +9,7 @@ import grpc
 from gateway import envelope
 from gateway.call import Call, Metadata
 from gateway.fronts.metadata import forwarded, provenance
-from gateway.sequences import sequence_of
+from gateway.sequences import Sequence, sequence_of
 from gateway.stack import Service
 from modelyard.errors import InvalidArgument, ModelyardError
 from modelyard.metadata import REQUEST_ID
@@ -73,12 +73,18 @@ class InferenceFront(grpc.GenericRpcHandler):
     async def _stream(
         self, requests: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
-        """Computes the requests of a stream side by side and answers in their order."""
+        """Computes the requests of a stream side by side and answers in their order.
+
+        Those of one sequence are computed one after the other: each finds its place, and its
+        state, where the one before it left them.
+        """
         received = tuple(context.invocation_metadata() or ())
         ends_on_error = (_TRITON_ERRORS, "true") in received
         window: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_WINDOW)
 
-        async def answer(payload: bytes) -> bytes:
+        async def answer(payload: bytes, before: asyncio.Task[bytes] | None) -> bytes:
+            if before is not None:
+                await asyncio.wait((before,))
             metadata, request_id = forwarded(received)
             try:
                 call = self._call(payload, context.time_remaining(), metadata, request_id)
@@ -89,8 +95,16 @@ class InferenceFront(grpc.GenericRpcHandler):
                 return envelope.stream_error(error.message, _id_of(payload))
 
         async def read() -> None:
+            latest: dict[int | str, asyncio.Task[bytes]] = {}
             async for payload in requests:
-                await window.put(asyncio.create_task(answer(payload)))
+                sequence = _sequence_of(payload)
+                before = latest.get(sequence.id) if sequence else None
+                task = asyncio.create_task(answer(payload, before))
+                if sequence is not None:
+                    latest[sequence.id] = task
+                    if sequence.end:
+                        del latest[sequence.id]
+                await window.put(task)
             await window.put(None)
 
         reader = asyncio.create_task(read())
@@ -106,6 +120,14 @@ class InferenceFront(grpc.GenericRpcHandler):
                 left = window.get_nowait()
                 if left is not None:
                     left.cancel()
+
+
+def _sequence_of(payload: bytes) -> Sequence | None:
+    """The sequence of a request that may be malformed."""
+    try:
+        return sequence_of(envelope.read(payload).parameters)
+    except ModelyardError:
+        return None
 
 
 def _id_of(payload: bytes) -> str:

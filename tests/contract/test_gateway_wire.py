@@ -95,6 +95,27 @@ def test_a_stream_and_an_error_in_it(yard: Yard, strict: bool) -> None:
         client.stop_stream(cancel_requests=strict)
 
 
+def test_a_sequence_in_a_stream_keeps_its_order(yard: Yard) -> None:
+    answers: queue.Queue[Any] = queue.Queue()
+    x = np.ones(3, np.float32)
+    inputs = [triton.InferInput("x", [3], "FP32").set_data_from_numpy(x)]
+    with triton_client(yard) as client:
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        for index in range(20):
+            client.async_stream_infer(
+                "id-fp32",
+                inputs,
+                request_id=str(index),
+                sequence_id=42,
+                sequence_start=index == 0,
+                sequence_end=index == 19,
+            )
+        got = [answers.get(timeout=30) for _ in range(20)]
+        client.stop_stream()
+    assert [error for _, error in got] == [None] * 20
+    assert [result.get_response().id for result, _ in got] == [str(i) for i in range(20)]
+
+
 def test_health_and_channelz(yard: Yard) -> None:
     with grpc.insecure_channel(yard.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
