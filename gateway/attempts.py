@@ -49,7 +49,13 @@ class Attempter:
         self._tracing = tracing
 
     async def make(
-        self, call: Call, attempt: Attempt, size: int, tried: list[Replica], previous: int
+        self,
+        call: Call,
+        attempt: Attempt,
+        size: int,
+        tried: list[Replica],
+        previous: int,
+        patient: bool = True,
     ) -> bytes:
         """Makes one attempt on a replica that none before it took.
 
@@ -59,6 +65,7 @@ class Attempter:
             size: The class of the payload's size.
             tried: The replicas that were asked for this call; the one that is asked now joins.
             previous: Attempts that were made before.
+            patient: Waits for a host that is on its way; for a call that has no other way.
 
         Raises:
             VersionNotServing: No host serves the version, and none is on its way.
@@ -81,6 +88,8 @@ class Attempter:
             if call.host:
                 replica = self._pinned(target, call)
             elif replica is None or (tried and replica in tried):
+                if not patient:
+                    raise _not_serving(target)
                 replica = await self._wait_for_host(target, call.deadline, tried)
         except BaseException:
             # No host was asked: another call may try in this one's place.

@@ -181,7 +181,9 @@ class Racer:
                 return None
         race.phases[index] = Phase.PENDING
         previous, run.started = run.started, run.started + 1
-        work = self._attempter.make(run.call, attempt, run.size, run.tried, previous)
+        # Who has another way does not wait for a host that may come.
+        patient = attempt.leg == run.plan.attempts[-1].leg
+        work = self._attempter.make(run.call, attempt, run.size, run.tried, previous, patient)
         action = next_action(race, now) if run.plan.timed else None
         if run.pending or (action is not None and not _alone(action, race)):
             task = asyncio.create_task(work)

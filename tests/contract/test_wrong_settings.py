@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,18 @@ ROOMS = {
     "services.registry": ["--redis=unix://{0}/none", "--artifacts={0}/artifacts"],
     "services.inference": [
         *("--registry=unix:{0}/none", "--artifacts={0}/artifacts"),
-        *("--data-dir={0}/data", "--run-dir={0}/run"),
+        *("--data-dir={0}/data", "--run-dir={1}"),
     ],
 }
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_tls_file_that_is_missing_is_named(room: str, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="my-") as run:  # sockets need a short path
+        _check(room, tmp_path, run)
+
+
+def _check(room: str, tmp_path: Path, run: str) -> None:
     missing = tmp_path / "cert.pem"
     key = tmp_path / "key.pem"
     key.touch()
@@ -26,7 +32,7 @@ def test_a_tls_file_that_is_missing_is_named(room: str, tmp_path: Path) -> None:
         [
             *(sys.executable, "-m", room, "--listen=127.0.0.1:0", "--metrics-listen="),
             *(f"--tls-cert={missing}", f"--tls-key={key}"),
-            *(argument.format(tmp_path) for argument in ROOMS[room]),
+            *(argument.format(tmp_path, run) for argument in ROOMS[room]),
         ],
         capture_output=True,
         text=True,

@@ -6,10 +6,10 @@ import pytest
 
 from gateway.attempts import PATIENCE
 from gateway.call import Answer, Call
-from gateway.compiler import direct
+from gateway.compiler import direct, routed
 from gateway.meter import Meter
 from gateway.plan import Attempt, Kind, Plan
-from modelyard.catalog import HostState
+from modelyard.catalog import Fallback, HostState, Route, Target
 from modelyard.errors import (
     DeadlineExceeded,
     HostGone,
@@ -204,3 +204,22 @@ def test_no_storm_while_every_replica_fails() -> None:
     attempts = sum(endpoint.begun for endpoint in endpoints.values())
     assert 12_000 <= attempts <= 1.2 * 12_000 + 10 * 60 + 100
     assert meter.of(("digits", 1)).exhausted > 0
+
+
+def test_who_has_another_way_does_not_wait_for_a_host() -> None:
+    other = CallableEndpoint(answers(b"other"))
+
+    async def main() -> tuple[Answer, float]:
+        clock = asyncio.get_running_loop().time
+        replicas = replicas_of({"b": other}, clock)
+        replicas.update([host("a", V2, HostState.LOADING), host("b", V1)])
+        plan = routed(
+            Route("digits", fallback=(Fallback(Target(1)),)), ((V2, 0.0),), 3, lambda t: V1
+        )
+        answer = await racer_of(replicas, clock).run(call(), plan)
+        ended = clock()
+        await replicas.close()
+        return answer, ended
+
+    answer, ended = run(main())
+    assert (answer.payload, answer.attempt, ended) == (b"other", Kind.FALLBACK, 0.0)
