@@ -121,7 +121,7 @@ def route_from(route: pb.Route) -> Route:
 
 def _revision(etag: str) -> int:
     """Of an etag that is one; 0 for any other, which no route has."""
-    return int(etag) if etag.isascii() and etag.isdigit() and len(etag) < 19 else 0
+    return int(etag) if etag.isascii() and etag.isdigit() and len(etag) < 20 else 0
 
 
 def _span(field: str, span: Duration) -> timedelta:

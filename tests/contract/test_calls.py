@@ -103,7 +103,7 @@ async def test_raises_what_the_server_said(world: World, way: str) -> None:
         await world.sends(way)(b"refuse", 10.0)
     error = caught.value
     assert (error.code(), error.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "no")
-    trailing = dict(error.trailing_metadata() or ())
+    trailing = dict(tuple(error.trailing_metadata() or ()))
     assert (trailing["x-why"], trailing["x-more-bin"]) == ("so", b"\x00\xff")
 
 
