@@ -23,16 +23,19 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from modelyard.gateway.v1 import route_pb2 as modelyard_dot_gateway_dot_v1_dot_route__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*modelyard/gateway/v1/gateway_service.proto\x12\x14modelyard.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a modelyard/gateway/v1/route.proto\"\x12\n\x10GetStatusRequest\"\x84\x01\n\x11GetStatusResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12,\n\tstaleness\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x08replicas\x18\x03 \x03(\x0b\x32\x1d.modelyard.gateway.v1.Replica\"\x87\x01\n\x07Replica\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0f\n\x07pending\x18\x04 \x01(\x03\x12*\n\x07latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07resting\x18\x06 \x01(\x08\"\x8a\x02\n\x13\x45xplainRouteRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12I\n\x08metadata\x18\x03 \x03(\x0b\x32\x37.modelyard.gateway.v1.ExplainRouteRequest.MetadataEntry\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x05route\x18\x05 \x01(\x0b\x32\x1b.modelyard.gateway.v1.Route\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa0\x01\n\x14\x45xplainRouteResponse\x12\x36\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32$.modelyard.gateway.v1.PlannedAttempt\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tchosen_by\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\"\x9a\x01\n\x0ePlannedAttempt\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12+\n\x08start_at\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x61\x63\x63\x65pt_from\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04when\x18\x05 \x01(\t\"!\n\x10GetCurvesRequest\x12\r\n\x05model\x18\x01 \x01(\t\"@\n\x11GetCurvesResponse\x12+\n\x06\x63urves\x18\x01 \x03(\x0b\x32\x1b.modelyard.gateway.v1.Curve\"\x7f\n\x05\x43urve\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x11\n\tcancelled\x18\x04 \x01(\x03\x12\x30\n\x06points\x18\x05 \x03(\x0b\x32 .modelyard.gateway.v1.CurvePoint\"f\n\nCurvePoint\x12(\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x01\x12\r\n\x05lower\x18\x03 \x01(\x01\x12\r\n\x05upper\x18\x04 \x01(\x01\"v\n\x18SuggestRendezvousRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04miss\x18\x03 \x01(\x01\x12\x10\n\x08versions\x18\x04 \x03(\x03\"}\n\x19SuggestRendezvousResponse\x12\x34\n\nrendezvous\x18\x01 \x03(\x0b\x32 .modelyard.gateway.v1.Rendezvous\x12\x0e\n\x06shares\x18\x02 \x03(\x01\x12\x0c\n\x04miss\x18\x03 \x01(\x01\x12\x0c\n\x04kept\x18\x04 \x01(\x08\"B\n\x13WatchTrafficRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x85\x01\n\x14WatchTrafficResponse\x12.\n\x07traffic\x18\x01 \x03(\x0b\x32\x1d.modelyard.gateway.v1.Traffic\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xc0\x02\n\x07Traffic\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tsucceeded\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x0f\n\x07pending\x18\x04 \x01(\x03\x12\x0f\n\x07retries\x18\x05 \x01(\x03\x12.\n\x0blatency_p50\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0blatency_p99\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0clatency_p999\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x08\x61ttempts\x18\t \x03(\x0b\x32\".modelyard.gateway.v1.AttemptCount\x12\x18\n\x10\x62udget_exhausted\x18\n \x01(\x03\"]\n\x0c\x41ttemptCount\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07started\x18\x02 \x01(\x03\x12\x0b\n\x03won\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x03\x12\x11\n\tcancelled\x18\x05 \x01(\x03\x32\xab\x04\n\x0eGatewayService\x12\x61\n\tGetStatus\x12&.modelyard.gateway.v1.GetStatusRequest\x1a\'.modelyard.gateway.v1.GetStatusResponse\"\x03\x90\x02\x01\x12j\n\x0c\x45xplainRoute\x12).modelyard.gateway.v1.ExplainRouteRequest\x1a*.modelyard.gateway.v1.ExplainRouteResponse\"\x03\x90\x02\x01\x12\x61\n\tGetCurves\x12&.modelyard.gateway.v1.GetCurvesRequest\x1a\'.modelyard.gateway.v1.GetCurvesResponse\"\x03\x90\x02\x01\x12y\n\x11SuggestRendezvous\x12..modelyard.gateway.v1.SuggestRendezvousRequest\x1a/.modelyard.gateway.v1.SuggestRendezvousResponse\"\x03\x90\x02\x01\x12l\n\x0cWatchTraffic\x12).modelyard.gateway.v1.WatchTrafficRequest\x1a*.modelyard.gateway.v1.WatchTrafficResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*modelyard/gateway/v1/gateway_service.proto\x12\x14modelyard.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a modelyard/gateway/v1/route.proto\"\x12\n\x10GetStatusRequest\"\x84\x01\n\x11GetStatusResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12,\n\tstaleness\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x08replicas\x18\x03 \x03(\x0b\x32\x1d.modelyard.gateway.v1.Replica\"\x87\x01\n\x07Replica\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0f\n\x07pending\x18\x04 \x01(\x03\x12*\n\x07latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07resting\x18\x06 \x01(\x08\"\xca\x01\n\x15RecordFeedbackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12G\n\x06truths\x18\x03 \x03(\x0b\x32\x37.modelyard.gateway.v1.RecordFeedbackRequest.TruthsEntry\x1a\x45\n\x0bTruthsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\"*\n\x16RecordFeedbackResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\"\x8a\x02\n\x13\x45xplainRouteRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12I\n\x08metadata\x18\x03 \x03(\x0b\x32\x37.modelyard.gateway.v1.ExplainRouteRequest.MetadataEntry\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x05route\x18\x05 \x01(\x0b\x32\x1b.modelyard.gateway.v1.Route\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa0\x01\n\x14\x45xplainRouteResponse\x12\x36\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32$.modelyard.gateway.v1.PlannedAttempt\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tchosen_by\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\"\x9a\x01\n\x0ePlannedAttempt\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12+\n\x08start_at\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x61\x63\x63\x65pt_from\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04when\x18\x05 \x01(\t\"!\n\x10GetCurvesRequest\x12\r\n\x05model\x18\x01 \x01(\t\"@\n\x11GetCurvesResponse\x12+\n\x06\x63urves\x18\x01 \x03(\x0b\x32\x1b.modelyard.gateway.v1.Curve\"\x7f\n\x05\x43urve\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x11\n\tcancelled\x18\x04 \x01(\x03\x12\x30\n\x06points\x18\x05 \x03(\x0b\x32 .modelyard.gateway.v1.CurvePoint\"f\n\nCurvePoint\x12(\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x01\x12\r\n\x05lower\x18\x03 \x01(\x01\x12\r\n\x05upper\x18\x04 \x01(\x01\"v\n\x18SuggestRendezvousRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04miss\x18\x03 \x01(\x01\x12\x10\n\x08versions\x18\x04 \x03(\x03\"}\n\x19SuggestRendezvousResponse\x12\x34\n\nrendezvous\x18\x01 \x03(\x0b\x32 .modelyard.gateway.v1.Rendezvous\x12\x0e\n\x06shares\x18\x02 \x03(\x01\x12\x0c\n\x04miss\x18\x03 \x01(\x01\x12\x0c\n\x04kept\x18\x04 \x01(\x08\"B\n\x13WatchTrafficRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x85\x01\n\x14WatchTrafficResponse\x12.\n\x07traffic\x18\x01 \x03(\x0b\x32\x1d.modelyard.gateway.v1.Traffic\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xc0\x02\n\x07Traffic\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tsucceeded\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x0f\n\x07pending\x18\x04 \x01(\x03\x12\x0f\n\x07retries\x18\x05 \x01(\x03\x12.\n\x0blatency_p50\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0blatency_p99\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0clatency_p999\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x08\x61ttempts\x18\t \x03(\x0b\x32\".modelyard.gateway.v1.AttemptCount\x12\x18\n\x10\x62udget_exhausted\x18\n \x01(\x03\"]\n\x0c\x41ttemptCount\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07started\x18\x02 \x01(\x03\x12\x0b\n\x03won\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x03\x12\x11\n\tcancelled\x18\x05 \x01(\x03\x32\x9a\x05\n\x0eGatewayService\x12\x61\n\tGetStatus\x12&.modelyard.gateway.v1.GetStatusRequest\x1a\'.modelyard.gateway.v1.GetStatusResponse\"\x03\x90\x02\x01\x12j\n\x0c\x45xplainRoute\x12).modelyard.gateway.v1.ExplainRouteRequest\x1a*.modelyard.gateway.v1.ExplainRouteResponse\"\x03\x90\x02\x01\x12\x61\n\tGetCurves\x12&.modelyard.gateway.v1.GetCurvesRequest\x1a\'.modelyard.gateway.v1.GetCurvesResponse\"\x03\x90\x02\x01\x12y\n\x11SuggestRendezvous\x12..modelyard.gateway.v1.SuggestRendezvousRequest\x1a/.modelyard.gateway.v1.SuggestRendezvousResponse\"\x03\x90\x02\x01\x12m\n\x0eRecordFeedback\x12+.modelyard.gateway.v1.RecordFeedbackRequest\x1a,.modelyard.gateway.v1.RecordFeedbackResponse\"\x00\x12l\n\x0cWatchTraffic\x12).modelyard.gateway.v1.WatchTrafficRequest\x1a*.modelyard.gateway.v1.WatchTrafficResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.gateway.v1.gateway_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RECORDFEEDBACKREQUEST_TRUTHSENTRY']._loaded_options = None
+  _globals['_RECORDFEEDBACKREQUEST_TRUTHSENTRY']._serialized_options = b'8\001'
   _globals['_EXPLAINROUTEREQUEST_METADATAENTRY']._loaded_options = None
   _globals['_EXPLAINROUTEREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_GATEWAYSERVICE'].methods_by_name['GetStatus']._loaded_options = None
@@ -45,40 +48,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATEWAYSERVICE'].methods_by_name['SuggestRendezvous']._serialized_options = b'\220\002\001'
   _globals['_GATEWAYSERVICE'].methods_by_name['WatchTraffic']._loaded_options = None
   _globals['_GATEWAYSERVICE'].methods_by_name['WatchTraffic']._serialized_options = b'\220\002\001'
-  _globals['_GETSTATUSREQUEST']._serialized_start=134
-  _globals['_GETSTATUSREQUEST']._serialized_end=152
-  _globals['_GETSTATUSRESPONSE']._serialized_start=155
-  _globals['_GETSTATUSRESPONSE']._serialized_end=287
-  _globals['_REPLICA']._serialized_start=290
-  _globals['_REPLICA']._serialized_end=425
-  _globals['_EXPLAINROUTEREQUEST']._serialized_start=428
-  _globals['_EXPLAINROUTEREQUEST']._serialized_end=694
-  _globals['_EXPLAINROUTEREQUEST_METADATAENTRY']._serialized_start=647
-  _globals['_EXPLAINROUTEREQUEST_METADATAENTRY']._serialized_end=694
-  _globals['_EXPLAINROUTERESPONSE']._serialized_start=697
-  _globals['_EXPLAINROUTERESPONSE']._serialized_end=857
-  _globals['_PLANNEDATTEMPT']._serialized_start=860
-  _globals['_PLANNEDATTEMPT']._serialized_end=1014
-  _globals['_GETCURVESREQUEST']._serialized_start=1016
-  _globals['_GETCURVESREQUEST']._serialized_end=1049
-  _globals['_GETCURVESRESPONSE']._serialized_start=1051
-  _globals['_GETCURVESRESPONSE']._serialized_end=1115
-  _globals['_CURVE']._serialized_start=1117
-  _globals['_CURVE']._serialized_end=1244
-  _globals['_CURVEPOINT']._serialized_start=1246
-  _globals['_CURVEPOINT']._serialized_end=1348
-  _globals['_SUGGESTRENDEZVOUSREQUEST']._serialized_start=1350
-  _globals['_SUGGESTRENDEZVOUSREQUEST']._serialized_end=1468
-  _globals['_SUGGESTRENDEZVOUSRESPONSE']._serialized_start=1470
-  _globals['_SUGGESTRENDEZVOUSRESPONSE']._serialized_end=1595
-  _globals['_WATCHTRAFFICREQUEST']._serialized_start=1597
-  _globals['_WATCHTRAFFICREQUEST']._serialized_end=1663
-  _globals['_WATCHTRAFFICRESPONSE']._serialized_start=1666
-  _globals['_WATCHTRAFFICRESPONSE']._serialized_end=1799
-  _globals['_TRAFFIC']._serialized_start=1802
-  _globals['_TRAFFIC']._serialized_end=2122
-  _globals['_ATTEMPTCOUNT']._serialized_start=2124
-  _globals['_ATTEMPTCOUNT']._serialized_end=2217
-  _globals['_GATEWAYSERVICE']._serialized_start=2220
-  _globals['_GATEWAYSERVICE']._serialized_end=2775
+  _globals['_GETSTATUSREQUEST']._serialized_start=164
+  _globals['_GETSTATUSREQUEST']._serialized_end=182
+  _globals['_GETSTATUSRESPONSE']._serialized_start=185
+  _globals['_GETSTATUSRESPONSE']._serialized_end=317
+  _globals['_REPLICA']._serialized_start=320
+  _globals['_REPLICA']._serialized_end=455
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=458
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=660
+  _globals['_RECORDFEEDBACKREQUEST_TRUTHSENTRY']._serialized_start=591
+  _globals['_RECORDFEEDBACKREQUEST_TRUTHSENTRY']._serialized_end=660
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=662
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=704
+  _globals['_EXPLAINROUTEREQUEST']._serialized_start=707
+  _globals['_EXPLAINROUTEREQUEST']._serialized_end=973
+  _globals['_EXPLAINROUTEREQUEST_METADATAENTRY']._serialized_start=926
+  _globals['_EXPLAINROUTEREQUEST_METADATAENTRY']._serialized_end=973
+  _globals['_EXPLAINROUTERESPONSE']._serialized_start=976
+  _globals['_EXPLAINROUTERESPONSE']._serialized_end=1136
+  _globals['_PLANNEDATTEMPT']._serialized_start=1139
+  _globals['_PLANNEDATTEMPT']._serialized_end=1293
+  _globals['_GETCURVESREQUEST']._serialized_start=1295
+  _globals['_GETCURVESREQUEST']._serialized_end=1328
+  _globals['_GETCURVESRESPONSE']._serialized_start=1330
+  _globals['_GETCURVESRESPONSE']._serialized_end=1394
+  _globals['_CURVE']._serialized_start=1396
+  _globals['_CURVE']._serialized_end=1523
+  _globals['_CURVEPOINT']._serialized_start=1525
+  _globals['_CURVEPOINT']._serialized_end=1627
+  _globals['_SUGGESTRENDEZVOUSREQUEST']._serialized_start=1629
+  _globals['_SUGGESTRENDEZVOUSREQUEST']._serialized_end=1747
+  _globals['_SUGGESTRENDEZVOUSRESPONSE']._serialized_start=1749
+  _globals['_SUGGESTRENDEZVOUSRESPONSE']._serialized_end=1874
+  _globals['_WATCHTRAFFICREQUEST']._serialized_start=1876
+  _globals['_WATCHTRAFFICREQUEST']._serialized_end=1942
+  _globals['_WATCHTRAFFICRESPONSE']._serialized_start=1945
+  _globals['_WATCHTRAFFICRESPONSE']._serialized_end=2078
+  _globals['_TRAFFIC']._serialized_start=2081
+  _globals['_TRAFFIC']._serialized_end=2401
+  _globals['_ATTEMPTCOUNT']._serialized_start=2403
+  _globals['_ATTEMPTCOUNT']._serialized_end=2496
+  _globals['_GATEWAYSERVICE']._serialized_start=2499
+  _globals['_GATEWAYSERVICE']._serialized_end=3165
 # @@protoc_insertion_point(module_scope)

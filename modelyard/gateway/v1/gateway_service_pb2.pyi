@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.message
+import google.protobuf.struct_pb2
 import modelyard.gateway.v1.route_pb2
 import sys
 import typing
@@ -103,6 +104,72 @@ class Replica(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["address", b"address", "host", b"host", "latency", b"latency", "pending", b"pending", "resting", b"resting", "version", b"version"]) -> None: ...
 
 Global___Replica: typing_extensions.TypeAlias = Replica
+
+@typing.final
+class RecordFeedbackRequest(google.protobuf.message.Message):
+    """Tells the truth about an earlier call."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class TruthsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> google.protobuf.struct_pb2.Value: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: google.protobuf.struct_pb2.Value | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    MODEL_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    TRUTHS_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """`models/{model}`."""
+    request_id: builtins.str
+    """The call's request id: `modelyard-request-id` of its answer."""
+    @property
+    def truths(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, google.protobuf.struct_pb2.Value]:
+        """What each output should have been, by name, as (nested) lists of numbers, strings or
+        booleans, one a row; null for a row of which nothing is known.
+        """
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        request_id: builtins.str = ...,
+        truths: collections.abc.Mapping[builtins.str, google.protobuf.struct_pb2.Value] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "request_id", b"request_id", "truths", b"truths"]) -> None: ...
+
+Global___RecordFeedbackRequest: typing_extensions.TypeAlias = RecordFeedbackRequest
+
+@typing.final
+class RecordFeedbackResponse(google.protobuf.message.Message):
+    """Says that the truth is in the event log."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: builtins.int
+    event_id: builtins.str
+    """The event's id there."""
+    def __init__(
+        self,
+        *,
+        event_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_id", b"event_id"]) -> None: ...
+
+Global___RecordFeedbackResponse: typing_extensions.TypeAlias = RecordFeedbackResponse
 
 @typing.final
 class ExplainRouteRequest(google.protobuf.message.Message):

@@ -55,6 +55,11 @@ class GatewayServiceStub(object):
                 request_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.SuggestRendezvousRequest.SerializeToString,
                 response_deserializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.SuggestRendezvousResponse.FromString,
                 _registered_method=True)
+        self.RecordFeedback = channel.unary_unary(
+                '/modelyard.gateway.v1.GatewayService/RecordFeedback',
+                request_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.RecordFeedbackRequest.SerializeToString,
+                response_deserializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.RecordFeedbackResponse.FromString,
+                _registered_method=True)
         self.WatchTraffic = channel.unary_stream(
                 '/modelyard.gateway.v1.GatewayService/WatchTraffic',
                 request_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.WatchTrafficRequest.SerializeToString,
@@ -94,6 +99,14 @@ class GatewayServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordFeedback(self, request, context):
+        """Writes down the truth about an earlier call, for evaluations and training sets. The last
+        truth about a call holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTraffic(self, request, context):
         """Streams the traffic of the last interval, by version, until the caller ends it.
         """
@@ -123,6 +136,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.SuggestRendezvous,
                     request_deserializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.SuggestRendezvousRequest.FromString,
                     response_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.SuggestRendezvousResponse.SerializeToString,
+            ),
+            'RecordFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordFeedback,
+                    request_deserializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.RecordFeedbackRequest.FromString,
+                    response_serializer=modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.RecordFeedbackResponse.SerializeToString,
             ),
             'WatchTraffic': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTraffic,
@@ -239,6 +257,33 @@ class GatewayService(object):
             '/modelyard.gateway.v1.GatewayService/SuggestRendezvous',
             modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.SuggestRendezvousRequest.SerializeToString,
             modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.SuggestRendezvousResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.gateway.v1.GatewayService/RecordFeedback',
+            modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.RecordFeedbackRequest.SerializeToString,
+            modelyard_dot_gateway_dot_v1_dot_gateway__service__pb2.RecordFeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,6 +89,22 @@ _GatewayServiceSuggestRendezvousType = typing_extensions.TypeVar(
     ],
 )
 
+_GatewayServiceRecordFeedbackType = typing_extensions.TypeVar(
+    '_GatewayServiceRecordFeedbackType',
+    grpc.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackRequest,
+        modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackRequest,
+        modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackRequest,
+        modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackResponse,
+    ],
+)
+
 _GatewayServiceWatchTrafficType = typing_extensions.TypeVar(
     '_GatewayServiceWatchTrafficType',
     grpc.UnaryStreamMultiCallable[
@@ -105,7 +121,7 @@ _GatewayServiceWatchTrafficType = typing_extensions.TypeVar(
     ],
 )
 
-class GatewayServiceStub(typing.Generic[_GatewayServiceGetStatusType, _GatewayServiceExplainRouteType, _GatewayServiceGetCurvesType, _GatewayServiceSuggestRendezvousType, _GatewayServiceWatchTrafficType]):
+class GatewayServiceStub(typing.Generic[_GatewayServiceGetStatusType, _GatewayServiceExplainRouteType, _GatewayServiceGetCurvesType, _GatewayServiceSuggestRendezvousType, _GatewayServiceRecordFeedbackType, _GatewayServiceWatchTrafficType]):
     """Tells what one gateway runs and how its calls fare."""
 
     @typing.overload
@@ -125,6 +141,10 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceGetStatusType, _GatewaySe
         grpc.UnaryUnaryMultiCallable[
             modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousRequest,
             modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackRequest,
+            modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackResponse,
         ],
         grpc.UnaryStreamMultiCallable[
             modelyard.gateway.v1.gateway_service_pb2.WatchTrafficRequest,
@@ -150,6 +170,10 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceGetStatusType, _GatewaySe
             modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousRequest,
             modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackRequest,
+            modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackResponse,
+        ],
         grpc.aio.UnaryStreamMultiCallable[
             modelyard.gateway.v1.gateway_service_pb2.WatchTrafficRequest,
             modelyard.gateway.v1.gateway_service_pb2.WatchTrafficResponse,
@@ -167,6 +191,11 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceGetStatusType, _GatewaySe
 
     SuggestRendezvous: _GatewayServiceSuggestRendezvousType
     """Proposes from the curves a rendezvous that keeps a deadline."""
+
+    RecordFeedback: _GatewayServiceRecordFeedbackType
+    """Writes down the truth about an earlier call, for evaluations and training sets. The last
+    truth about a call holds.
+    """
 
     WatchTraffic: _GatewayServiceWatchTrafficType
     """Streams the traffic of the last interval, by version, until the caller ends it."""
@@ -187,6 +216,10 @@ GatewayServiceAsyncStub: typing_extensions.TypeAlias = GatewayServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousRequest,
         modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackRequest,
+        modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackResponse,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         modelyard.gateway.v1.gateway_service_pb2.WatchTrafficRequest,
@@ -228,6 +261,16 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse, collections.abc.Awaitable[modelyard.gateway.v1.gateway_service_pb2.SuggestRendezvousResponse]]:
         """Proposes from the curves a rendezvous that keeps a deadline."""
+
+    @abc.abstractmethod
+    def RecordFeedback(
+        self,
+        request: modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackResponse, collections.abc.Awaitable[modelyard.gateway.v1.gateway_service_pb2.RecordFeedbackResponse]]:
+        """Writes down the truth about an earlier call, for evaluations and training sets. The last
+        truth about a call holds.
+        """
 
     @abc.abstractmethod
     def WatchTraffic(

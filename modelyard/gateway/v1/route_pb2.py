@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n modelyard/gateway/v1/route.proto\x12\x14modelyard.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xd5\x03\n\x05Route\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x07\x64\x65\x66\x61ult\x18\x02 \x01(\x0b\x32\x1c.modelyard.gateway.v1.Target\x12+\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x05retry\x18\x04 \x01(\x0b\x32\x1b.modelyard.gateway.v1.Retry\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12*\n\x05split\x18\x06 \x03(\x0b\x32\x1b.modelyard.gateway.v1.Share\x12\x0e\n\x06sticky\x18\x07 \x01(\t\x12*\n\x05match\x18\x08 \x03(\x0b\x32\x1b.modelyard.gateway.v1.Match\x12*\n\x05hedge\x18\t \x01(\x0b\x32\x1b.modelyard.gateway.v1.Hedge\x12\x30\n\x08\x66\x61llback\x18\n \x03(\x0b\x32\x1e.modelyard.gateway.v1.Fallback\x12\x34\n\nrendezvous\x18\x0b \x03(\x0b\x32 .modelyard.gateway.v1.Rendezvous\x12,\n\x06shadow\x18\x0c \x03(\x0b\x32\x1c.modelyard.gateway.v1.Shadow\"6\n\x06Target\x12\x11\n\x07version\x18\x01 \x01(\x03H\x00\x12\x0f\n\x05label\x18\x02 \x01(\tH\x00\x42\x08\n\x06target\"\x1d\n\x05Retry\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\"E\n\x05Share\x12,\n\x06target\x18\x01 \x01(\x0b\x32\x1c.modelyard.gateway.v1.Target\x12\x0e\n\x06weight\x18\x02 \x01(\x05\"\xa3\x01\n\x05Match\x12;\n\x08metadata\x18\x01 \x03(\x0b\x32).modelyard.gateway.v1.Match.MetadataEntry\x12,\n\x06target\x18\x02 \x01(\x0b\x32\x1c.modelyard.gateway.v1.Target\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\x05Hedge\x12\x16\n\x0emax_extra_load\x18\x01 \x01(\x01\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd7\x01\n\x08\x46\x61llback\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x1c.modelyard.gateway.v1.TargetH\x00\x12\x32\n\x08\x63onstant\x18\x02 \x01(\x0b\x32\x1e.modelyard.gateway.v1.ConstantH\x00\x12\x33\n\tlast_good\x18\x03 \x01(\x0b\x32\x1e.modelyard.gateway.v1.LastGoodH\x00\x12(\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\n\x06\x61nswer\"\x90\x01\n\x08\x43onstant\x12<\n\x07outputs\x18\x01 \x03(\x0b\x32+.modelyard.gateway.v1.Constant.OutputsEntry\x1a\x46\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\"C\n\x08LastGood\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x07max_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"j\n\nRendezvous\x12,\n\x06target\x18\x01 \x01(\x0b\x32\x1c.modelyard.gateway.v1.Target\x12.\n\x0b\x61\x63\x63\x65pt_from\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"F\n\x06Shadow\x12,\n\x06target\x18\x01 \x01(\x0b\x32\x1c.modelyard.gateway.v1.Target\x12\x0e\n\x06sample\x18\x02 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n modelyard/gateway/v1/route.proto\x12\x14modelyard.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xfd\x03\n\x05Route\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x07\x64\x65\x66\x61ult\x18\x02 \x01(\x0b\x32\x1c.modelyard.gateway.v1.Target\x12+\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x05retry\x18\x04 \x01(\x0b\x32\x1b.modelyard.gateway.v1.Retry\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12*\n\x05split\x18\x06 \x03(\x0b\x32\x1b.modelyard.gateway.v1.Share\x12\x0e\n\x06sticky\x18\x07 \x01(\t\x12*\n\x05match\x18\x08 \x03(\x0b\x32\x1b.modelyard.gateway.v1.Match\x12*\n\x05hedge\x18\t \x01(\x0b\x32\x1b.modelyard.gateway.v1.Hedge\x12\x30\n\x08\x66\x61llback\x18\n \x03(\x0b\x32\x1e.modelyard.gateway.v1.Fallback\x12\x34\n\nrendezvous\x18\x0b \x03(\x0b\x32 .modelyard.gateway.v1.Rendezvous\x12,\n\x06shadow\x18\x0c \x03(\x0b\x32\x1c.modelyard.gateway.v1.Shadow\x12&\n\x03tap\x18\r \x01(\x0b\x32\x19.modelyard.gateway.v1.Tap\"6\n\x06Target\x12\x11\n\x07version\x18\x01 \x01(\x03H\x00\x12\x0f\n\x05label\x18\x02 \x01(\tH\x00\x42\x08\n\x06target\"\x1d\n\x05Retry\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\"E\n\x05Share\x12,\n\x06target\x18\x01 \x01(\x0b\x32\x1c.modelyard.gateway.v1.Target\x12\x0e\n\x06weight\x18\x02 \x01(\x05\"\xa3\x01\n\x05Match\x12;\n\x08metadata\x18\x01 \x03(\x0b\x32).modelyard.gateway.v1.Match.MetadataEntry\x12,\n\x06target\x18\x02 \x01(\x0b\x32\x1c.modelyard.gateway.v1.Target\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\x05Hedge\x12\x16\n\x0emax_extra_load\x18\x01 \x01(\x01\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd7\x01\n\x08\x46\x61llback\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x1c.modelyard.gateway.v1.TargetH\x00\x12\x32\n\x08\x63onstant\x18\x02 \x01(\x0b\x32\x1e.modelyard.gateway.v1.ConstantH\x00\x12\x33\n\tlast_good\x18\x03 \x01(\x0b\x32\x1e.modelyard.gateway.v1.LastGoodH\x00\x12(\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\n\x06\x61nswer\"\x90\x01\n\x08\x43onstant\x12<\n\x07outputs\x18\x01 \x03(\x0b\x32+.modelyard.gateway.v1.Constant.OutputsEntry\x1a\x46\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\"C\n\x08LastGood\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x07max_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"j\n\nRendezvous\x12,\n\x06target\x18\x01 \x01(\x0b\x32\x1c.modelyard.gateway.v1.Target\x12.\n\x0b\x61\x63\x63\x65pt_from\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"F\n\x06Shadow\x12,\n\x06target\x18\x01 \x01(\x0b\x32\x1c.modelyard.gateway.v1.Target\x12\x0e\n\x06sample\x18\x02 \x01(\x01\"\x15\n\x03Tap\x12\x0e\n\x06sample\x18\x01 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,29 +38,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONSTANT_OUTPUTSENTRY']._loaded_options = None
   _globals['_CONSTANT_OUTPUTSENTRY']._serialized_options = b'8\001'
   _globals['_ROUTE']._serialized_start=121
-  _globals['_ROUTE']._serialized_end=590
-  _globals['_TARGET']._serialized_start=592
-  _globals['_TARGET']._serialized_end=646
-  _globals['_RETRY']._serialized_start=648
-  _globals['_RETRY']._serialized_end=677
-  _globals['_SHARE']._serialized_start=679
-  _globals['_SHARE']._serialized_end=748
-  _globals['_MATCH']._serialized_start=751
-  _globals['_MATCH']._serialized_end=914
-  _globals['_MATCH_METADATAENTRY']._serialized_start=867
-  _globals['_MATCH_METADATAENTRY']._serialized_end=914
-  _globals['_HEDGE']._serialized_start=916
-  _globals['_HEDGE']._serialized_end=989
-  _globals['_FALLBACK']._serialized_start=992
-  _globals['_FALLBACK']._serialized_end=1207
-  _globals['_CONSTANT']._serialized_start=1210
-  _globals['_CONSTANT']._serialized_end=1354
-  _globals['_CONSTANT_OUTPUTSENTRY']._serialized_start=1284
-  _globals['_CONSTANT_OUTPUTSENTRY']._serialized_end=1354
-  _globals['_LASTGOOD']._serialized_start=1356
-  _globals['_LASTGOOD']._serialized_end=1423
-  _globals['_RENDEZVOUS']._serialized_start=1425
-  _globals['_RENDEZVOUS']._serialized_end=1531
-  _globals['_SHADOW']._serialized_start=1533
-  _globals['_SHADOW']._serialized_end=1603
+  _globals['_ROUTE']._serialized_end=630
+  _globals['_TARGET']._serialized_start=632
+  _globals['_TARGET']._serialized_end=686
+  _globals['_RETRY']._serialized_start=688
+  _globals['_RETRY']._serialized_end=717
+  _globals['_SHARE']._serialized_start=719
+  _globals['_SHARE']._serialized_end=788
+  _globals['_MATCH']._serialized_start=791
+  _globals['_MATCH']._serialized_end=954
+  _globals['_MATCH_METADATAENTRY']._serialized_start=907
+  _globals['_MATCH_METADATAENTRY']._serialized_end=954
+  _globals['_HEDGE']._serialized_start=956
+  _globals['_HEDGE']._serialized_end=1029
+  _globals['_FALLBACK']._serialized_start=1032
+  _globals['_FALLBACK']._serialized_end=1247
+  _globals['_CONSTANT']._serialized_start=1250
+  _globals['_CONSTANT']._serialized_end=1394
+  _globals['_CONSTANT_OUTPUTSENTRY']._serialized_start=1324
+  _globals['_CONSTANT_OUTPUTSENTRY']._serialized_end=1394
+  _globals['_LASTGOOD']._serialized_start=1396
+  _globals['_LASTGOOD']._serialized_end=1463
+  _globals['_RENDEZVOUS']._serialized_start=1465
+  _globals['_RENDEZVOUS']._serialized_end=1571
+  _globals['_SHADOW']._serialized_start=1573
+  _globals['_SHADOW']._serialized_end=1643
+  _globals['_TAP']._serialized_start=1645
+  _globals['_TAP']._serialized_end=1666
 # @@protoc_insertion_point(module_scope)

@@ -43,6 +43,7 @@ class Route(google.protobuf.message.Message):
     FALLBACK_FIELD_NUMBER: builtins.int
     RENDEZVOUS_FIELD_NUMBER: builtins.int
     SHADOW_FIELD_NUMBER: builtins.int
+    TAP_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`models/{model}/route`."""
     etag: builtins.str
@@ -87,6 +88,10 @@ class Route(google.protobuf.message.Message):
     def shadow(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Shadow]:
         """Versions that see a sample of the calls, and whose answers nobody waits for."""
 
+    @property
+    def tap(self) -> Global___Tap:
+        """Calls that the event log records; those that a shadow sees are recorded, too."""
+
     def __init__(
         self,
         *,
@@ -102,9 +107,10 @@ class Route(google.protobuf.message.Message):
         fallback: collections.abc.Iterable[Global___Fallback] | None = ...,
         rendezvous: collections.abc.Iterable[Global___Rendezvous] | None = ...,
         shadow: collections.abc.Iterable[Global___Shadow] | None = ...,
+        tap: Global___Tap | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["deadline", b"deadline", "default", b"default", "hedge", b"hedge", "retry", b"retry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["deadline", b"deadline", "default", b"default", "etag", b"etag", "fallback", b"fallback", "hedge", b"hedge", "match", b"match", "name", b"name", "rendezvous", b"rendezvous", "retry", b"retry", "shadow", b"shadow", "split", b"split", "sticky", b"sticky"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["deadline", b"deadline", "default", b"default", "hedge", b"hedge", "retry", b"retry", "tap", b"tap"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["deadline", b"deadline", "default", b"default", "etag", b"etag", "fallback", b"fallback", "hedge", b"hedge", "match", b"match", "name", b"name", "rendezvous", b"rendezvous", "retry", b"retry", "shadow", b"shadow", "split", b"split", "sticky", b"sticky", "tap", b"tap"]) -> None: ...
 
 Global___Route: typing_extensions.TypeAlias = Route
 
@@ -404,3 +410,21 @@ class Shadow(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["sample", b"sample", "target", b"target"]) -> None: ...
 
 Global___Shadow: typing_extensions.TypeAlias = Shadow
+
+@typing.final
+class Tap(google.protobuf.message.Message):
+    """The calls that the event log records."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SAMPLE_FIELD_NUMBER: builtins.int
+    sample: builtins.float
+    """The share of the calls; above 0, at most 1. None are recorded where there is no tap."""
+    def __init__(
+        self,
+        *,
+        sample: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sample", b"sample"]) -> None: ...
+
+Global___Tap: typing_extensions.TypeAlias = Tap

@@ -27,7 +27,7 @@ from modelyard.gateway.v1 import route_pb2 as modelyard_dot_gateway_dot_v1_dot_r
 from modelyard.registry.v1 import model_pb2 as modelyard_dot_registry_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelyard/registry/v1/change.proto\x12\x15modelyard.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/gateway/v1/route.proto\x1a!modelyard/registry/v1/model.proto\"\x84\t\n\x06\x43hange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12M\n\x12version_registered\x18\x06 \x01(\x0b\x32/.modelyard.registry.v1.Change.VersionRegisteredH\x00\x12G\n\x0fversion_deleted\x18\x07 \x01(\x0b\x32,.modelyard.registry.v1.Change.VersionDeletedH\x00\x12\x45\n\x0eversion_loaded\x18\x08 \x01(\x0b\x32+.modelyard.registry.v1.Change.VersionLoadedH\x00\x12I\n\x10version_unloaded\x18\t \x01(\x0b\x32-.modelyard.registry.v1.Change.VersionUnloadedH\x00\x12?\n\x0blabel_moved\x18\n \x01(\x0b\x32(.modelyard.registry.v1.Change.LabelMovedH\x00\x12J\n\x11label_rolled_back\x18\x0b \x01(\x0b\x32-.modelyard.registry.v1.Change.LabelRolledBackH\x00\x12\x43\n\rlabel_removed\x18\x0c \x01(\x0b\x32*.modelyard.registry.v1.Change.LabelRemovedH\x00\x12\x45\n\x0eroute_replaced\x18\r \x01(\x0b\x32+.modelyard.registry.v1.Change.RouteReplacedH\x00\x12\x43\n\rroute_removed\x18\x0e \x01(\x0b\x32*.modelyard.registry.v1.Change.RouteRemovedH\x00\x1a\x44\n\x11VersionRegistered\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.modelyard.registry.v1.Version\x1a\x1e\n\x0eVersionDeleted\x12\x0c\n\x04name\x18\x01 \x01(\t\x1a\x1d\n\rVersionLoaded\x12\x0c\n\x04name\x18\x01 \x01(\t\x1a\x1f\n\x0fVersionUnloaded\x12\x0c\n\x04name\x18\x01 \x01(\t\x1a+\n\nLabelMoved\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x1a\x30\n\x0fLabelRolledBack\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x1a\x1c\n\x0cLabelRemoved\x12\x0c\n\x04name\x18\x01 \x01(\t\x1a;\n\rRouteReplaced\x12*\n\x05route\x18\x01 \x01(\x0b\x32\x1b.modelyard.gateway.v1.Route\x1a\x1c\n\x0cRouteRemoved\x12\x0c\n\x04name\x18\x01 \x01(\tB\x07\n\x05\x65ventb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelyard/registry/v1/change.proto\x12\x15modelyard.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/gateway/v1/route.proto\x1a!modelyard/registry/v1/model.proto\"\xa0\t\n\x06\x43hange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12M\n\x12version_registered\x18\x06 \x01(\x0b\x32/.modelyard.registry.v1.Change.VersionRegisteredH\x00\x12G\n\x0fversion_deleted\x18\x07 \x01(\x0b\x32,.modelyard.registry.v1.Change.VersionDeletedH\x00\x12\x45\n\x0eversion_loaded\x18\x08 \x01(\x0b\x32+.modelyard.registry.v1.Change.VersionLoadedH\x00\x12I\n\x10version_unloaded\x18\t \x01(\x0b\x32-.modelyard.registry.v1.Change.VersionUnloadedH\x00\x12?\n\x0blabel_moved\x18\n \x01(\x0b\x32(.modelyard.registry.v1.Change.LabelMovedH\x00\x12J\n\x11label_rolled_back\x18\x0b \x01(\x0b\x32-.modelyard.registry.v1.Change.LabelRolledBackH\x00\x12\x43\n\rlabel_removed\x18\x0c \x01(\x0b\x32*.modelyard.registry.v1.Change.LabelRemovedH\x00\x12\x45\n\x0eroute_replaced\x18\r \x01(\x0b\x32+.modelyard.registry.v1.Change.RouteReplacedH\x00\x12\x43\n\rroute_removed\x18\x0e \x01(\x0b\x32*.modelyard.registry.v1.Change.RouteRemovedH\x00\x1a\x44\n\x11VersionRegistered\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.modelyard.registry.v1.Version\x1a\x1e\n\x0eVersionDeleted\x12\x0c\n\x04name\x18\x01 \x01(\t\x1a+\n\rVersionLoaded\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x1a-\n\x0fVersionUnloaded\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x1a+\n\nLabelMoved\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x1a\x30\n\x0fLabelRolledBack\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x1a\x1c\n\x0cLabelRemoved\x12\x0c\n\x04name\x18\x01 \x01(\t\x1a;\n\rRouteReplaced\x12*\n\x05route\x18\x01 \x01(\x0b\x32\x1b.modelyard.gateway.v1.Route\x1a\x1c\n\x0cRouteRemoved\x12\x0c\n\x04name\x18\x01 \x01(\tB\x07\n\x05\x65ventb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,23 +35,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.registry.v1.chang
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHANGE']._serialized_start=164
-  _globals['_CHANGE']._serialized_end=1320
+  _globals['_CHANGE']._serialized_end=1348
   _globals['_CHANGE_VERSIONREGISTERED']._serialized_start=931
   _globals['_CHANGE_VERSIONREGISTERED']._serialized_end=999
   _globals['_CHANGE_VERSIONDELETED']._serialized_start=1001
   _globals['_CHANGE_VERSIONDELETED']._serialized_end=1031
   _globals['_CHANGE_VERSIONLOADED']._serialized_start=1033
-  _globals['_CHANGE_VERSIONLOADED']._serialized_end=1062
-  _globals['_CHANGE_VERSIONUNLOADED']._serialized_start=1064
-  _globals['_CHANGE_VERSIONUNLOADED']._serialized_end=1095
-  _globals['_CHANGE_LABELMOVED']._serialized_start=1097
-  _globals['_CHANGE_LABELMOVED']._serialized_end=1140
-  _globals['_CHANGE_LABELROLLEDBACK']._serialized_start=1142
-  _globals['_CHANGE_LABELROLLEDBACK']._serialized_end=1190
-  _globals['_CHANGE_LABELREMOVED']._serialized_start=1192
-  _globals['_CHANGE_LABELREMOVED']._serialized_end=1220
-  _globals['_CHANGE_ROUTEREPLACED']._serialized_start=1222
-  _globals['_CHANGE_ROUTEREPLACED']._serialized_end=1281
-  _globals['_CHANGE_ROUTEREMOVED']._serialized_start=1283
-  _globals['_CHANGE_ROUTEREMOVED']._serialized_end=1311
+  _globals['_CHANGE_VERSIONLOADED']._serialized_end=1076
+  _globals['_CHANGE_VERSIONUNLOADED']._serialized_start=1078
+  _globals['_CHANGE_VERSIONUNLOADED']._serialized_end=1123
+  _globals['_CHANGE_LABELMOVED']._serialized_start=1125
+  _globals['_CHANGE_LABELMOVED']._serialized_end=1168
+  _globals['_CHANGE_LABELROLLEDBACK']._serialized_start=1170
+  _globals['_CHANGE_LABELROLLEDBACK']._serialized_end=1218
+  _globals['_CHANGE_LABELREMOVED']._serialized_start=1220
+  _globals['_CHANGE_LABELREMOVED']._serialized_end=1248
+  _globals['_CHANGE_ROUTEREPLACED']._serialized_start=1250
+  _globals['_CHANGE_ROUTEREPLACED']._serialized_end=1309
+  _globals['_CHANGE_ROUTEREMOVED']._serialized_start=1311
+  _globals['_CHANGE_ROUTEREMOVED']._serialized_end=1339
 # @@protoc_insertion_point(module_scope)

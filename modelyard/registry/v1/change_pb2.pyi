@@ -67,14 +67,18 @@ class Change(google.protobuf.message.Message):
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
         NAME_FIELD_NUMBER: builtins.int
+        POOL_FIELD_NUMBER: builtins.int
         name: builtins.str
         """`models/{model}/versions/{number}`."""
+        pool: builtins.str
+        """Whose hosts: the callers' where empty; `shadow` for those that only evaluations ask."""
         def __init__(
             self,
             *,
             name: builtins.str = ...,
+            pool: builtins.str = ...,
         ) -> None: ...
-        def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+        def ClearField(self, field_name: typing.Literal["name", b"name", "pool", b"pool"]) -> None: ...
 
     @typing.final
     class VersionUnloaded(google.protobuf.message.Message):
@@ -83,14 +87,18 @@ class Change(google.protobuf.message.Message):
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
         NAME_FIELD_NUMBER: builtins.int
+        POOL_FIELD_NUMBER: builtins.int
         name: builtins.str
         """`models/{model}/versions/{number}`."""
+        pool: builtins.str
+        """Whose hosts: the callers' where empty; `shadow` for those that only evaluations ask."""
         def __init__(
             self,
             *,
             name: builtins.str = ...,
+            pool: builtins.str = ...,
         ) -> None: ...
-        def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+        def ClearField(self, field_name: typing.Literal["name", b"name", "pool", b"pool"]) -> None: ...
 
     @typing.final
     class LabelMoved(google.protobuf.message.Message):

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!modelyard/registry/v1/model.proto\x12\x15modelyard.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06labels\x18\x03 \x03(\x0b\x32\x1c.modelyard.registry.v1.Label\x12\x16\n\x0enewest_version\x18\x04 \x01(\x03\x12\x13\n\x0blast_number\x18\x05 \x01(\x03\"\xc2\x03\n\x07Version\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12*\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x1b.modelyard.registry.v1.File\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x33\n\tsignature\x18\x06 \x01(\x0b\x32 .modelyard.registry.v1.Signature\x12\x35\n\nprovenance\x18\x07 \x01(\x0b\x32!.modelyard.registry.v1.Provenance\x12>\n\x08metadata\x18\x08 \x03(\x0b\x32,.modelyard.registry.v1.Version.MetadataEntry\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06loaded\x18\n \x01(\x08\x12+\n\x06golden\x18\x0b \x01(\x0b\x32\x1b.modelyard.registry.v1.File\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\x04\x46ile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"j\n\tSignature\x12-\n\x06inputs\x18\x01 \x03(\x0b\x32\x1d.modelyard.registry.v1.Tensor\x12.\n\x07outputs\x18\x02 \x03(\x0b\x32\x1d.modelyard.registry.v1.Tensor\"k\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12/\n\x05shape\x18\x03 \x03(\x0b\x32 .modelyard.registry.v1.Dimension\x12\x10\n\x08optional\x18\x04 \x01(\x08\"7\n\tDimension\x12\x0e\n\x04size\x18\x01 \x01(\x03H\x00\x12\x10\n\x06symbol\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x65xtent\"\xb5\x01\n\nProvenance\x12\x10\n\x08producer\x18\x01 \x01(\t\x12\x12\n\nir_version\x18\x02 \x01(\x03\x12=\n\x06opsets\x18\x03 \x03(\x0b\x32-.modelyard.registry.v1.Provenance.OpsetsEntry\x12\x13\n\x0btested_with\x18\x04 \x01(\t\x1a-\n\x0bOpsetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x7f\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x65\x61rlier_versions\x18\x05 \x03(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!modelyard/registry/v1/model.proto\x12\x15modelyard.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06labels\x18\x03 \x03(\x0b\x32\x1c.modelyard.registry.v1.Label\x12\x16\n\x0enewest_version\x18\x04 \x01(\x03\x12\x13\n\x0blast_number\x18\x05 \x01(\x03\"\xd4\x03\n\x07Version\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12*\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x1b.modelyard.registry.v1.File\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x33\n\tsignature\x18\x06 \x01(\x0b\x32 .modelyard.registry.v1.Signature\x12\x35\n\nprovenance\x18\x07 \x01(\x0b\x32!.modelyard.registry.v1.Provenance\x12>\n\x08metadata\x18\x08 \x03(\x0b\x32,.modelyard.registry.v1.Version.MetadataEntry\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06loaded\x18\n \x01(\x08\x12+\n\x06golden\x18\x0b \x01(\x0b\x32\x1b.modelyard.registry.v1.File\x12\x10\n\x08shadowed\x18\x0c \x01(\x08\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\x04\x46ile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"j\n\tSignature\x12-\n\x06inputs\x18\x01 \x03(\x0b\x32\x1d.modelyard.registry.v1.Tensor\x12.\n\x07outputs\x18\x02 \x03(\x0b\x32\x1d.modelyard.registry.v1.Tensor\"k\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12/\n\x05shape\x18\x03 \x03(\x0b\x32 .modelyard.registry.v1.Dimension\x12\x10\n\x08optional\x18\x04 \x01(\x08\"7\n\tDimension\x12\x0e\n\x04size\x18\x01 \x01(\x03H\x00\x12\x10\n\x06symbol\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x65xtent\"\xb5\x01\n\nProvenance\x12\x10\n\x08producer\x18\x01 \x01(\t\x12\x12\n\nir_version\x18\x02 \x01(\x03\x12=\n\x06opsets\x18\x03 \x03(\x0b\x32-.modelyard.registry.v1.Provenance.OpsetsEntry\x12\x13\n\x0btested_with\x18\x04 \x01(\t\x1a-\n\x0bOpsetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x7f\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x65\x61rlier_versions\x18\x05 \x03(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,21 +39,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL']._serialized_start=94
   _globals['_MODEL']._serialized_end=255
   _globals['_VERSION']._serialized_start=258
-  _globals['_VERSION']._serialized_end=708
-  _globals['_VERSION_METADATAENTRY']._serialized_start=661
-  _globals['_VERSION_METADATAENTRY']._serialized_end=708
-  _globals['_FILE']._serialized_start=710
-  _globals['_FILE']._serialized_end=766
-  _globals['_SIGNATURE']._serialized_start=768
-  _globals['_SIGNATURE']._serialized_end=874
-  _globals['_TENSOR']._serialized_start=876
-  _globals['_TENSOR']._serialized_end=983
-  _globals['_DIMENSION']._serialized_start=985
-  _globals['_DIMENSION']._serialized_end=1040
-  _globals['_PROVENANCE']._serialized_start=1043
-  _globals['_PROVENANCE']._serialized_end=1224
-  _globals['_PROVENANCE_OPSETSENTRY']._serialized_start=1179
-  _globals['_PROVENANCE_OPSETSENTRY']._serialized_end=1224
-  _globals['_LABEL']._serialized_start=1226
-  _globals['_LABEL']._serialized_end=1353
+  _globals['_VERSION']._serialized_end=726
+  _globals['_VERSION_METADATAENTRY']._serialized_start=679
+  _globals['_VERSION_METADATAENTRY']._serialized_end=726
+  _globals['_FILE']._serialized_start=728
+  _globals['_FILE']._serialized_end=784
+  _globals['_SIGNATURE']._serialized_start=786
+  _globals['_SIGNATURE']._serialized_end=892
+  _globals['_TENSOR']._serialized_start=894
+  _globals['_TENSOR']._serialized_end=1001
+  _globals['_DIMENSION']._serialized_start=1003
+  _globals['_DIMENSION']._serialized_end=1058
+  _globals['_PROVENANCE']._serialized_start=1061
+  _globals['_PROVENANCE']._serialized_end=1242
+  _globals['_PROVENANCE_OPSETSENTRY']._serialized_start=1197
+  _globals['_PROVENANCE_OPSETSENTRY']._serialized_end=1242
+  _globals['_LABEL']._serialized_start=1244
+  _globals['_LABEL']._serialized_end=1371
 # @@protoc_insertion_point(module_scope)

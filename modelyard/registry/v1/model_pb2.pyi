@@ -91,6 +91,7 @@ class Version(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     LOADED_FIELD_NUMBER: builtins.int
     GOLDEN_FIELD_NUMBER: builtins.int
+    SHADOWED_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`models/{model}/versions/{number}`."""
     number: builtins.int
@@ -101,6 +102,8 @@ class Version(google.protobuf.message.Message):
     """The sizes of all files together, in bytes."""
     loaded: builtins.bool
     """True when someone asked to load it, whether or not a label points at it."""
+    shadowed: builtins.bool
+    """True while an evaluation has it on hosts of its own."""
     @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___File]:
         """The files, the model file first."""
@@ -139,9 +142,10 @@ class Version(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         loaded: builtins.bool = ...,
         golden: Global___File | None = ...,
+        shadowed: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "golden", b"golden", "provenance", b"provenance", "signature", b"signature"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "digest", b"digest", "files", b"files", "golden", b"golden", "loaded", b"loaded", "metadata", b"metadata", "name", b"name", "number", b"number", "provenance", b"provenance", "signature", b"signature", "size_bytes", b"size_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "digest", b"digest", "files", b"files", "golden", b"golden", "loaded", b"loaded", "metadata", b"metadata", "name", b"name", "number", b"number", "provenance", b"provenance", "shadowed", b"shadowed", "signature", b"signature", "size_bytes", b"size_bytes"]) -> None: ...
 
 Global___Version: typing_extensions.TypeAlias = Version
 

@@ -340,20 +340,26 @@ class LoadVersionRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     NOTE_FIELD_NUMBER: builtins.int
+    POOL_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`models/{model}/versions/{number}`."""
     request_id: builtins.str
     """Given again, it answers as the first time."""
     note: builtins.str
     """Why."""
+    pool: builtins.str
+    """Whose hosts: the callers' where empty; `shadow` for hosts apart from those, which only
+    evaluations ask.
+    """
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         request_id: builtins.str = ...,
         note: builtins.str = ...,
+        pool: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "note", b"note", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "note", b"note", "pool", b"pool", "request_id", b"request_id"]) -> None: ...
 
 Global___LoadVersionRequest: typing_extensions.TypeAlias = LoadVersionRequest
 
@@ -387,20 +393,26 @@ class UnloadVersionRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     NOTE_FIELD_NUMBER: builtins.int
+    POOL_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`models/{model}/versions/{number}`."""
     request_id: builtins.str
     """Given again, it answers as the first time."""
     note: builtins.str
     """Why."""
+    pool: builtins.str
+    """Whose hosts: the callers' where empty; `shadow` for hosts apart from those, which only
+    evaluations ask.
+    """
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         request_id: builtins.str = ...,
         note: builtins.str = ...,
+        pool: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "note", b"note", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "note", b"note", "pool", b"pool", "request_id", b"request_id"]) -> None: ...
 
 Global___UnloadVersionRequest: typing_extensions.TypeAlias = UnloadVersionRequest
 

@@ -1,0 +1,1 @@
+"""The event log: written by the gateway's tap, read by evaluations, the archive and monitoring."""
