@@ -18,6 +18,7 @@ from modelyard import logs
 from modelyard.catalog import Host
 from modelyard.catalog.convert import host_to, hosts_from
 from modelyard.errors import FailedPrecondition, InvalidArgument
+from modelyard.redis_client import connect
 from modelyard.registry.v1 import (
     artifact_service_pb2,
     artifact_service_pb2_grpc,
@@ -33,7 +34,6 @@ from modelyard.settings import load
 from modelyard.telemetry import Metrics, Tracing
 from services.registry.artifact_servicer import ArtifactServicer
 from services.registry.artifacts import ArtifactStore
-from services.registry.connect import connect
 from services.registry.host_servicer import HostServicer
 from services.registry.hosts import Leases, RedisLeases
 from services.registry.metrics import RegistryCollector

@@ -1,0 +1,1 @@
+"""Stubs of `modelyard.events.v1`."""

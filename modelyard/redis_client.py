@@ -30,7 +30,7 @@ def connect(url: str) -> Any:
     try:
         match parts.scheme:
             case "redis" | "rediss" | "unix":
-                # A lost answer is not asked for again here: the registry knows how.
+                # A lost answer is not asked for again here: who asked knows whether it may be.
                 return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
             case "redis+cluster":
                 return RedisCluster(host=parts.hostname or "", port=parts.port or 6379, **options)

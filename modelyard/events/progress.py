@@ -1,0 +1,83 @@
+"""How far a reader has come, and what it has met on its way. Kept with what the reader made of it.
+
+The log is written at least once: a writer that lost Redis's answer writes again. It is taken in
+exactly once, because the numbers of a writer never go back and have no gaps: a number that is not
+above the last one is a copy, and a jump tells how many events were dropped before they were read.
+"""
+
+from dataclasses import dataclass, field
+from typing import Self
+
+from modelyard.events.v1 import event_pb2
+
+# Each start of a gateway is a new writer. Who has not written for so many others is gone.
+MOST_WRITERS = 256
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a reader of one model's events has come.
+
+    Attributes:
+        position: The last entry of the stream that was taken in; "" for none.
+        writers: The last number of each writer, the latest last.
+        taken: Events taken in.
+        duplicates: Events that were there twice.
+        lost: Events that were dropped before they could be read.
+    """
+
+    position: str = ""
+    writers: dict[str, int] = field(default_factory=dict)
+    taken: int = 0
+    duplicates: int = 0
+    lost: int = 0
+
+    def take(self, position: str, writer: str, number: int) -> bool:
+        """Takes an event in.
+
+        Args:
+            position: The entry that holds it.
+            writer: Who wrote it.
+            number: The how-manieth of theirs it is.
+
+        Returns:
+            False for a copy of one that was taken in before.
+        """
+        self.position = position
+        last = self.writers.pop(writer, None)
+        if last is not None and number <= last:
+            self.writers[writer] = last
+            self.duplicates += 1
+            return False
+        # Of a writer that is new here nobody knows what it wrote before this reader began.
+        self.lost += 0 if last is None else number - last - 1
+        self.writers[writer] = number
+        if len(self.writers) > MOST_WRITERS:
+            del self.writers[next(iter(self.writers))]
+        self.taken += 1
+        return True
+
+    def copy(self) -> "Progress":
+        """A copy that stays as it is."""
+        return Progress(self.position, dict(self.writers), self.taken, self.duplicates, self.lost)
+
+    def to_proto(self) -> event_pb2.Progress:
+        """To protobuf, which keeps no order of the writers; that costs nothing."""
+        return event_pb2.Progress(
+            position=self.position,
+            writers=self.writers,
+            taken=self.taken,
+            duplicates=self.duplicates,
+            lost=self.lost,
+        )
+
+    @classmethod
+    def from_proto(cls, message: event_pb2.Progress) -> Self:
+        """From protobuf."""
+        return cls(
+            message.position,
+            dict(message.writers),
+            message.taken,
+            message.duplicates,
+            message.lost,
+        )

@@ -1,0 +1,182 @@
+"""Reads one model's events as a consumer group: what was read and not done comes again."""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from redis.exceptions import RedisError, ResponseError
+
+from modelyard.errors import StoreUnavailable
+from modelyard.events.progress import Progress
+from modelyard.events.streams import MODELS, events_of, number_of, stream_key
+from modelyard.events.v1 import event_pb2
+
+# A group has one reader at a time; the next one goes on in its name.
+_CONSUMER = "reader"
+_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a stream.
+
+    Attributes:
+        position: Its id; greater than those before it.
+        events: What it holds.
+        spoilt: The bytes of those that are no events.
+    """
+
+    position: str
+    events: tuple[event_pb2.Event, ...]
+    spoilt: tuple[bytes, ...] = ()
+
+
+class Reader:
+    """Reads one model's events.
+
+    Args:
+        redis: A client that answers bytes.
+        group: The name of the reader, as Redis shows it.
+        model: The model's name.
+        position: The last entry that was taken in, where the reader was here before; else "" to
+            begin with the oldest event that there is, "$" to begin with the next one.
+    """
+
+    def __init__(self, redis: Any, group: str, model: str, position: str = "") -> None:
+        self._redis = redis
+        self._group = group
+        self._key = stream_key(model)
+        self._position = position
+        self._open = False
+        # After a crash, or an answer that did not come: entries that Redis thinks are here.
+        self._again = True
+        self._given: deque[str] = deque()
+
+    async def read(self, count: int) -> list[Entry]:
+        """The next entries, at most `count`; none where there are none now.
+
+        Raises:
+            StoreUnavailable: Redis does not answer; nothing is lost by asking again.
+        """
+        with self._answering():
+            if not self._open:
+                await self._begin()
+            while self._again:
+                raw = await self._ask(self._position if self._position != "$" else "0", count)
+                if raw:
+                    return self._take(raw)
+                self._again = False
+            return self._take(await self._ask(">", count))
+
+    async def done(self, position: str) -> None:
+        """Says that everything up to an entry is taken in, and will not be asked for again.
+
+        Raises:
+            StoreUnavailable: Redis does not answer; it may be said later.
+        """
+        ids: list[str] = []
+        while self._given and _order(self._given[0]) <= _order(position):
+            ids.append(self._given.popleft())
+        if ids:
+            with self._answering():
+                await self._redis.xack(self._key, self._group, *ids)
+
+    async def leave(self) -> None:
+        """Ends the group: nobody will go on with it.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        with self._answering():
+            await self._redis.xgroup_destroy(self._key, self._group)
+
+    async def _begin(self) -> None:
+        """Makes the group, and lets go of what was taken in before a crash."""
+        try:
+            start = self._position or "0"
+            await self._redis.xgroup_create(self._key, self._group, id=start, mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+        if self._position not in ("", "$"):
+            while True:
+                pending = await self._redis.xpending_range(
+                    self._key, self._group, min="-", max=self._position, count=_AT_ONCE
+                )
+                if not pending:
+                    break
+                ids = [entry["message_id"] for entry in pending]
+                await self._redis.xack(self._key, self._group, *ids)
+        self._open = True
+
+    async def _ask(self, after: str, count: int) -> list[Any]:
+        try:
+            found = await self._redis.xreadgroup(
+                self._group, _CONSUMER, {self._key: after or "0"}, count=count
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            # Redis came back without its last second, or someone removed the group.
+            await self._begin()
+            return []
+        if isinstance(found, dict):
+            found = list(found.items())
+        return list(found[0][1]) if found else []
+
+    def _take(self, raw: list[Any]) -> list[Entry]:
+        entries: list[Entry] = []
+        for position, fields in raw:
+            at = position.decode()
+            self._position = at
+            self._given.append(at)
+            # Cut off while nobody had read it: the gap in the numbers will tell.
+            entries.append(_entry(at, fields) if fields else Entry(at, ()))
+        return entries
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError, TimeoutError) as error:
+            self._again, self._open = True, False
+            raise StoreUnavailable(f"the event log does not answer: {error}") from error
+
+
+async def models(redis: Any) -> set[str]:
+    """The models that have events; raises StoreUnavailable."""
+    try:
+        return {name.decode() for name in await redis.smembers(MODELS)}
+    except (RedisError, OSError, TimeoutError) as error:
+        raise StoreUnavailable(f"the event log does not answer: {error}") from error
+
+
+def fresh(progress: Progress, entry: Entry) -> list[event_pb2.Event]:
+    """The events of an entry that were not taken in before; takes them in."""
+    progress.position = entry.position
+    return [e for e in entry.events if progress.take(entry.position, *number_of(e))]
+
+
+def _entry(position: str, fields: dict[bytes, bytes]) -> Entry:
+    events: list[event_pb2.Event] = []
+    spoilt: list[bytes] = []
+    try:
+        raw = events_of(fields)
+    except KeyError:
+        return Entry(position, (), tuple(fields.values()))
+    for data in raw:
+        try:
+            event = event_pb2.Event.FromString(data)
+            number_of(event)
+            events.append(event)
+        except (DecodeError, ValueError):
+            spoilt.append(data)
+    return Entry(position, tuple(events), tuple(spoilt))
+
+
+def _order(position: str) -> tuple[int, int]:
+    milliseconds, _, number = position.partition("-")
+    return int(milliseconds), int(number or 0)

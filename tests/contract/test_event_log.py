@@ -1,0 +1,196 @@
+"""The event log on a real Redis: what is written is read once, in order, whatever dies."""
+
+import asyncio
+import os
+import signal
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from modelyard import redis_server
+from modelyard.errors import BlobNotFound, StoreUnavailable
+from modelyard.events.payloads import Payloads
+from modelyard.events.progress import Progress
+from modelyard.events.reader import Reader, fresh, models
+from modelyard.events.streams import stream_key
+from modelyard.events.v1 import event_pb2
+from modelyard.events.writer import Bounds, Writer
+from modelyard.redis_client import connect
+
+
+@pytest.fixture
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("r")
+    with redis_server.running(folder, folder / "s", fsync="everysec") as process:
+        process.url = f"unix://{folder / 's'}"
+        yield process
+
+
+@pytest.fixture
+async def redis(server):
+    client = connect(server.url)
+    yield client
+    await client.aclose()
+
+
+def some(count, start=0):
+    return [
+        event_pb2.Event(model="models/m", call=event_pb2.Call(request_id=str(start + i)))
+        for i in range(count)
+    ]
+
+
+async def write(writer, count, start=0):
+    await writer.write([writer.number("m", some(count, start))])
+
+
+async def drain(reader, progress, count=100):
+    taken = []
+    while entries := await reader.read(count):
+        for entry in entries:
+            taken += [event.call.request_id for event in fresh(progress, entry)]
+        await reader.done(progress.position)
+    return taken
+
+
+def requests(*ranges):
+    return [str(i) for numbers in ranges for i in numbers]
+
+
+async def test_what_is_written_is_read_in_order(redis):
+    writer = Writer(redis)
+    await write(writer, 10)
+    await write(writer, 5, 10)
+    progress = Progress()
+    assert await drain(Reader(redis, "g", "m"), progress) == requests(range(15))
+    assert (progress.taken, progress.duplicates, progress.lost) == (15, 0, 0)
+    assert await models(redis) == {"m"}
+
+
+async def test_a_batch_that_was_written_again_is_taken_once(redis):
+    writer = Writer(redis)
+    batch = writer.number("m", some(4))
+    await writer.write([batch])
+    await writer.write([batch])
+    progress = Progress()
+    assert await drain(Reader(redis, "g", "m"), progress) == requests(range(4))
+    assert (progress.taken, progress.duplicates) == (4, 4)
+
+
+async def test_a_reader_that_died_goes_on_where_its_progress_was_kept(redis):
+    writer = Writer(redis)
+    for start in range(0, 30, 3):
+        await write(writer, 3, start)
+    progress = Progress()
+    first = Reader(redis, "g", "m")
+    entries = await first.read(4)
+    taken = [e.call.request_id for entry in entries[:2] for e in fresh(progress, entry)]
+    kept = Progress.from_proto(progress.to_proto())
+    # It dies here: two entries taken in and kept, two read and not, none acknowledged.
+    second = Reader(redis, "g", "m", kept.position)
+    assert taken + await drain(second, kept) == requests(range(30))
+    assert (kept.taken, kept.duplicates, kept.lost) == (30, 0, 0)
+    waiting = await redis.xpending(stream_key("m"), "g")
+    assert waiting["pending"] == 0
+
+
+async def test_who_begins_now_sees_what_comes(redis):
+    writer = Writer(redis)
+    await write(writer, 3)
+    reader, progress = Reader(redis, "late", "m", "$"), Progress()
+    assert await reader.read(10) == []
+    await write(writer, 2, 3)
+    assert await drain(reader, progress) == requests(range(3, 5))
+    assert progress.lost == 0
+
+
+async def test_a_full_stream_drops_the_oldest_and_the_gap_says_how_many(redis):
+    writer = Writer(redis, Bounds(length=500))
+    await write(writer, 1)
+    reader, progress = Reader(redis, "g", "m"), Progress()
+    await drain(reader, progress)
+    for start in range(1, 3001, 10):
+        await write(writer, 10, start)
+    taken = await drain(reader, progress)
+    assert taken[-1] == "3000"
+    assert len(taken) < 3000
+    assert progress.taken + progress.lost == 3001
+    assert progress.lost >= 1000
+
+
+async def test_what_is_too_old_is_cut_off(redis):
+    writer = Writer(redis, Bounds(age=3600))
+    old = int((datetime.now(UTC) - timedelta(hours=2)).timestamp() * 1000)
+    for index in range(300):
+        await redis.xadd(stream_key("m"), {b"0": b"x" * 50}, id=f"{old + index}-0")
+    await write(writer, 1)
+    assert await redis.xlen(stream_key("m")) < 150
+
+
+async def test_what_is_no_event_is_set_aside(redis):
+    await redis.xadd(stream_key("m"), {b"0": b"\xff\xff"})
+    await redis.xadd(stream_key("m"), {b"other": b"what"})
+    await write(Writer(redis), 1)
+    entries = await Reader(redis, "g", "m").read(10)
+    assert [entry.spoilt for entry in entries] == [(b"\xff\xff",), (b"what",), ()]
+    assert [len(entry.events) for entry in entries] == [0, 0, 1]
+
+
+async def test_entries_that_were_cut_off_unread_hold_nothing_up(redis):
+    writer = Writer(redis)
+    for start in range(0, 9, 3):
+        await write(writer, 3, start)
+    reader, progress = Reader(redis, "g", "m"), Progress()
+    assert len(await reader.read(3)) == 3
+    await redis.xtrim(stream_key("m"), maxlen=1, approximate=False)
+    again = Reader(redis, "g", "m")
+    assert await drain(again, progress) == requests(range(6, 9))
+
+
+async def test_redis_is_away_and_comes_back(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("r")
+    with redis_server.running(folder, folder / "s", fsync="always") as process:
+        client = connect(f"unix://{folder / 's'}")
+        writer, reader, progress = Writer(client), Reader(client, "g", "m"), Progress()
+        await write(writer, 3)
+        taken = await drain(reader, progress)
+        os.kill(process.pid, signal.SIGKILL)
+        await asyncio.to_thread(process.wait)
+        batch = writer.number("m", some(3, 3))
+        with pytest.raises(StoreUnavailable):
+            await writer.write([batch])
+        with pytest.raises(StoreUnavailable):
+            await reader.read(10)
+    (folder / "s").unlink(missing_ok=True)
+    with redis_server.running(folder, folder / "s", fsync="always"):
+        await writer.write([batch])
+        taken += await drain(reader, progress)
+        assert taken == requests(range(6))
+        assert progress.lost == progress.duplicates == 0
+        await client.aclose()
+
+
+async def test_a_group_that_someone_removed_is_made_again_where_the_reader_stood(redis):
+    writer, reader, progress = Writer(redis), Reader(redis, "g", "m"), Progress()
+    await write(writer, 3)
+    taken = await drain(reader, progress)
+    await redis.xgroup_destroy(stream_key("m"), "g")
+    await write(writer, 3, 3)
+    await reader.read(10)
+    taken += await drain(reader, progress)
+    assert taken == requests(range(6))
+    assert progress.duplicates == 0
+
+
+async def test_payloads_are_kept_for_a_while(tmp_path):
+    store, now = Payloads(str(tmp_path / "p"), timedelta(hours=2)), datetime.now(UTC)
+    reference = await store.put(b"x" * 100, now)
+    assert await store.put(b"x" * 100, now) == reference
+    payload = event_pb2.Payload(reference=reference, size=100)
+    assert await store.get(payload) == b"x" * 100
+    assert await store.get(event_pb2.Payload(inline=b"abc")) == b"abc"
+    await store.expire(now + timedelta(hours=2))
+    assert await store.get(payload) == b"x" * 100
+    assert await store.expire(now + timedelta(hours=4)) == 1
+    with pytest.raises(BlobNotFound):
+        await store.get(payload)
