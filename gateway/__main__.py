@@ -8,8 +8,9 @@ import asyncio
 import gc
 import random
 import sys
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 
 import structlog
 
@@ -27,14 +28,19 @@ from gateway.replicas import Replicas
 from gateway.router import Router
 from gateway.servicer import GatewayServicer
 from gateway.settings import GatewaySettings
+from gateway.shipping import Shipper
 from gateway.stack import stack
+from gateway.tap import Tap
 from modelyard import logs
 from modelyard.catalog.follow import CatalogFollower, HostsFollower
 from modelyard.channels import open_channel
 from modelyard.contracts import repeatable
 from modelyard.errors import FailedPrecondition
+from modelyard.events.payloads import Payloads
+from modelyard.events.writer import Bounds, Writer
 from modelyard.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc
 from modelyard.inference.v2 import open_inference_pb2, open_inference_pb2_grpc
+from modelyard.redis_client import connect
 from modelyard.server import Server, signals
 from modelyard.settings import load
 from modelyard.telemetry import Metrics, Tracing
@@ -87,7 +93,11 @@ async def serve(settings: GatewaySettings) -> None:
         defaults = Defaults(lambda: catalog.catalog, clock)
         racer = Racer(replicas, guards, defaults, meter, clock, tracing)
         access = AccessLog(settings.access_log, clock)
-        service = stack(router, racer, meter, access, clock, tracing=tracing)
+        tap, shipper = None, None
+        if settings.events:
+            tap = Tap(lambda: catalog.catalog, clock)
+            shipper = await ends.enter_async_context(shipping(settings, tap))
+        service = stack(router, racer, meter, access, clock, tap=tap, tracing=tracing)
 
         server = Server(settings, SERVICES)
         # The front comes before the servicer, which knows the same two methods by name.
@@ -108,11 +118,13 @@ async def serve(settings: GatewaySettings) -> None:
             GatewayServicer(
                 *(meter, replicas, router, guards),
                 *(lambda: catalog.catalog, lambda: catalog.heard_at, clock),
+                tap=tap,
+                shipper=shipper,
             ),
             server.handlers,
         )
         if settings.metrics_listen:
-            collector = TrafficCollector(meter, replicas, guards, clock)
+            collector = TrafficCollector(meter, replicas, guards, clock, tap)
             metrics = Metrics(settings.metrics_listen, [collector])
             ends.callback(metrics.close)
         address = await server.start()
@@ -131,6 +143,23 @@ async def serve(settings: GatewaySettings) -> None:
         _log.info("draining")
         await server.drain()
         await racer.close()
+
+
+@asynccontextmanager
+async def shipping(settings: GatewaySettings, tap: Tap) -> AsyncIterator[Shipper]:
+    """Writes what the tap records, until it ends."""
+    redis = connect(settings.events)
+    bounds = Bounds(settings.events_length, settings.events_bytes, settings.events_age)
+    payloads = None
+    if settings.payloads:
+        payloads = Payloads(settings.payloads, timedelta(seconds=settings.events_age))
+    shipper = Shipper(tap, Writer(redis, bounds), payloads, inline=settings.events_inline)
+    shipper.start()
+    try:
+        yield shipper
+    finally:
+        await shipper.close()
+        await redis.aclose()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,11 +1,11 @@
 """Makes one attempt: a place at its version, a replica, the call, and what became of it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from opentelemetry.trace import SpanKind
 
-from gateway.call import INFER, Call, Metadata
+from gateway.call import INFER, Call, Made, Metadata
 from gateway.guards import Guards
 from gateway.meter import Meter
 from gateway.plan import Attempt
@@ -48,7 +48,7 @@ class Attempter:
         self._clock = clock
         self._tracing = tracing
 
-    async def make(
+    def make(
         self,
         call: Call,
         attempt: Attempt,
@@ -56,7 +56,7 @@ class Attempter:
         tried: list[Replica],
         previous: int,
         patient: bool = True,
-    ) -> bytes:
+    ) -> Coroutine[None, None, bytes]:
         """Makes one attempt on a replica that none before it took.
 
         Args:
@@ -73,6 +73,47 @@ class Attempter:
             SequenceLost: The host that held the call's sequence is gone.
             ModelyardError: What the host answered.
         """
+        if call.trail is None:
+            return self._make(call, attempt, size, tried, previous, patient)
+        assert attempt.target is not None, "a default asks nobody"
+        made = Made(attempt.target, attempt.kind, self._clock())
+        call.trail.append(made)
+        return self._recorded(made, call, attempt, size, tried, previous, patient)
+
+    async def _recorded(
+        self,
+        made: Made,
+        call: Call,
+        attempt: Attempt,
+        size: int,
+        tried: list[Replica],
+        previous: int,
+        patient: bool,
+    ) -> bytes:
+        """The same, and what became of it."""
+        try:
+            payload = await self._make(call, attempt, size, tried, previous, patient, made)
+            made.outcome = "answered"
+            return payload
+        except asyncio.CancelledError:
+            made.outcome = "cancelled"
+            raise
+        except ModelyardError as error:
+            made.outcome, made.error = "failed", error.reason
+            raise
+        finally:
+            made.ended = self._clock()
+
+    async def _make(
+        self,
+        call: Call,
+        attempt: Attempt,
+        size: int,
+        tried: list[Replica],
+        previous: int,
+        patient: bool,
+        made: Made | None = None,
+    ) -> bytes:
         target, clock, guards = attempt.target, self._clock, self._guards
         assert target is not None, "a default asks nobody"
         assert call.deadline is not None, "the deadline stands before the race"
@@ -98,6 +139,8 @@ class Attempter:
                 limiter.leave()
             raise
         tried.append(replica)
+        if made is not None:
+            made.host = replica.host
         self._meter.started(target, attempt.kind)
         load = replica.load
         load.pending += 1

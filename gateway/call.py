@@ -21,6 +21,29 @@ Answerer: TypeAlias = VersionName | ModelName
 
 
 @dataclass(slots=True)
+class Made:
+    """An attempt that was made of a recorded call. Times are on the gateway's clock.
+
+    Attributes:
+        version: What was asked.
+        kind: Why.
+        began: When.
+        host: Who was asked; "" where none could be.
+        ended: When it was over; None while it is not.
+        outcome: `answered`, `failed`, `cancelled`, or "" while it is not over.
+        error: The reason of its failure.
+    """
+
+    version: VersionName
+    kind: Kind
+    began: float
+    host: str = ""
+    ended: float | None = None
+    outcome: str = ""
+    error: str = ""
+
+
+@dataclass(slots=True)
 class Call:
     """One inference call.
 
@@ -34,6 +57,7 @@ class Call:
         sequence: What the call says of the sequence that it belongs to; None for none.
         target: The version that the route chose; None before it did.
         host: Where a sequence lives; "" for any host.
+        trail: The attempts that were made, for a call that is recorded; None for any other.
     """
 
     model: str
@@ -45,6 +69,7 @@ class Call:
     sequence: Sequence | None = None
     target: VersionName | None = None
     host: str = ""
+    trail: list[Made] | None = None
 
     @property
     def priority(self) -> Priority:

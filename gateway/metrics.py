@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from gateway.guards import Guards
 from gateway.meter import Meter, upper_bound
 from gateway.replicas import Replicas
+from gateway.tap import Tap
 
 # Seconds; the meter's finer buckets are added up into these (OpenTelemetry's advice for RPC
 # durations, from a tenth of a millisecond on).
@@ -27,8 +28,14 @@ class TrafficCollector(Collector):
     """Calls, attempts and durations by version, and the state of replicas and guards."""
 
     def __init__(
-        self, meter: Meter, replicas: Replicas, guards: Guards, clock: Callable[[], float]
+        self,
+        meter: Meter,
+        replicas: Replicas,
+        guards: Guards,
+        clock: Callable[[], float],
+        tap: Tap | None = None,
     ) -> None:
+        self._tap = tap
         self._meter = meter
         self._replicas = replicas
         self._guards = guards
@@ -74,6 +81,8 @@ class TrafficCollector(Collector):
             pending.add_metric(labels, replica.load.pending)
         yield pending
         yield from self._limits()
+        if self._tap is not None:
+            yield from _event_log(self._tap)
 
     def _limits(self) -> Iterator[Metric]:
         limit = GaugeMetricFamily(
@@ -93,6 +102,18 @@ class TrafficCollector(Collector):
             waiting.add_metric(labels, limiter.waiting)
             circuit.add_metric(labels, self._guards.circuits.is_open(version, self._clock()))
         yield from (limit, in_flight, waiting, circuit)
+
+
+def _event_log(tap: Tap) -> Iterator[Metric]:
+    events = CounterMetricFamily(
+        "modelyard_tap_records", "Calls that the tap sampled, by outcome.", labels=["outcome"]
+    )
+    events.add_metric(["written"], tap.counts.written)
+    events.add_metric(["dropped"], tap.counts.dropped)
+    waiting = GaugeMetricFamily(
+        "modelyard_tap_waiting", "Records that wait to be written.", value=tap.waiting
+    )
+    yield from (events, waiting)
 
 
 def _buckets(latencies: dict[int, int]) -> list[tuple[str, float]]:

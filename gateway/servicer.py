@@ -16,10 +16,13 @@ from gateway.plan import Kind
 from gateway.replicas import Replicas
 from gateway.router import Router
 from gateway.schedule import propose
+from gateway.shipping import Shipper
 from gateway.survival import Observed, curve
+from gateway.tap import Tap
 from modelyard.catalog import Catalog
 from modelyard.catalog.routes import route_from
 from modelyard.errors import FailedPrecondition, InvalidArgument
+from modelyard.events.v1 import event_pb2
 from modelyard.gateway.v1 import gateway_service_pb2 as pb
 from modelyard.gateway.v1 import gateway_service_pb2_grpc as pb_grpc
 from modelyard.gateway.v1.route_pb2 import Target
@@ -44,6 +47,8 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         catalog: Gives the catalogue that this gateway runs.
         heard_at: Gives when the registry was last heard, on `clock`; None if never.
         clock: Seconds, monotonic.
+        tap: Records calls; None where there is no event log.
+        shipper: Writes events; None where there is no event log.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         catalog: Callable[[], Catalog],
         heard_at: Callable[[], float | None],
         clock: Callable[[], float],
+        tap: Tap | None = None,
+        shipper: Shipper | None = None,
     ) -> None:
         self._meter = meter
         self._replicas = replicas
@@ -63,6 +70,8 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         self._catalog = catalog
         self._heard_at = heard_at
         self._clock = clock
+        self._tap = tap
+        self._shipper = shipper
 
     async def GetStatus(
         self, request: pb.GetStatusRequest, context: Context
@@ -73,6 +82,13 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         heard_at = self._heard_at()
         if heard_at is not None:
             response.staleness.CopyFrom(_duration(max(now - heard_at, 0.0)))
+        if self._tap is not None:
+            counts, waiting = self._tap.counts, self._tap.waiting
+            response.event_log.recorded, response.event_log.written = (
+                counts.recorded,
+                counts.written,
+            )
+            response.event_log.dropped, response.event_log.waiting = counts.dropped, waiting
         for replica in sorted(self._replicas.all(), key=lambda r: (r.version, r.host)):
             response.replicas.add(
                 host=replica.host,
@@ -172,6 +188,26 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             )
             response.shares.append(meeting.share)
         return response
+
+    async def RecordFeedback(
+        self, request: pb.RecordFeedbackRequest, context: Context
+    ) -> pb.RecordFeedbackResponse:
+        """Writes a truth into the event log, before it answers."""
+        model = ModelName.parse(request.model).model
+        self._catalog().model(model)
+        if not request.request_id:
+            raise InvalidArgument("request_id is empty", field="request_id")
+        if not request.truths:
+            raise InvalidArgument("truths is empty: name an output", field="truths")
+        if self._shipper is None:
+            raise FailedPrecondition("this gateway keeps no event log: give it --events")
+        event = event_pb2.Event(model=request.model)
+        event.time.GetCurrentTime()
+        event.feedback.request_id = request.request_id
+        for name, value in request.truths.items():
+            event.feedback.truths[name].CopyFrom(value)
+        await self._shipper.write(model, event)
+        return pb.RecordFeedbackResponse(event_id=event.id)
 
     def _of(self, name: str) -> dict[VersionName, Observed]:
         model = ModelName.parse(name).model

@@ -21,6 +21,20 @@ class GatewaySettings(ServerSettings):
     access_log: Literal["none", "failures", "all"] = Field(
         "failures", description="The calls that a line of the log tells of."
     )
+    events: str = Field("", description="The event log's Redis, by URL; empty for no event log.")
+    events_length: int = Field(
+        1_000_000, gt=0, description="Events that are kept of each model, at most."
+    )
+    events_bytes: int = Field(
+        512 << 20, gt=0, description="Bytes of events that are kept of each model, at most."
+    )
+    events_age: float = Field(86_400.0, gt=0, description="Older events are cut off.")
+    events_inline: int = Field(
+        64 << 10, ge=0, description="Larger payloads, in bytes, go to the payload store."
+    )
+    payloads: str = Field(
+        "", description="The payload store: a folder or an fsspec URL; empty leaves them out."
+    )
     max_attempts: int = Field(3, ge=1, le=5, description="Of a call whose connection fails.")
     first_view: float = Field(
         10.0, ge=0, description="The registry has so long to be heard before the gateway opens."

@@ -15,6 +15,7 @@ from gateway.meter import Meter
 from gateway.plan import Plan
 from gateway.race import Racer
 from gateway.router import Router
+from gateway.tap import Recording, Tap
 from modelyard.errors import DeadlineExceeded
 from modelyard.names import VersionName
 from modelyard.telemetry import Tracing
@@ -35,6 +36,7 @@ def stack(
     clock: Clock,
     *,
     quota: Quota | None = None,
+    tap: Tap | None = None,
     tracing: Tracing | None = None,
 ) -> Service:
     """Builds the one path that every inference call takes."""
@@ -42,6 +44,10 @@ def stack(
     # attempts a version gets at a time is decided in it, for each attempt: a version that is
     # full must not keep a call from another one that would answer it.
     service: Service = _race(racer, router)
+    # The tap stands right before the race: it records what the race was given, after the deadline
+    # was set, and what came of it; calls that were turned away above are nobody's training set.
+    if tap is not None:
+        service = _record(service, tap)
     # One call takes one unit of its caller's quota, whatever attempts the race makes of it.
     if quota is not None:
         service = _quota(service, quota)
@@ -103,6 +109,23 @@ def _quota(inner: Service, quota: Quota) -> Service:
         return await inner(call)
 
     return within
+
+
+def _record(inner: Service, tap: Tap) -> Service:
+    async def recorded(call: Call, recording: Recording) -> Answer:
+        try:
+            answer = await inner(call)
+        except BaseException as error:  # A caller who gave up is part of the record.
+            tap.end(recording, None, error)
+            raise
+        tap.end(recording, answer)
+        return answer
+
+    def record(call: Call) -> Awaitable[Answer]:
+        recording = tap.begin(call)
+        return inner(call) if recording is None else recorded(call, recording)
+
+    return record
 
 
 def _race(racer: Racer, router: Router) -> Service:

@@ -7,6 +7,8 @@ ATTEMPT = "modelyard-attempt"
 REQUEST_ID = "modelyard-request-id"
 # With a call: critical, default or sheddable; who comes first where calls must wait.
 PRIORITY = "modelyard-priority"
+# With a call: whose it is, where several share a yard; written into the event log.
+TENANT = "modelyard-tenant"
 # From the gateway to a host: the version that is asked; a host of another one refuses.
 TARGET = "modelyard-target"
 # From the registry, with the answer to a change: the revision that it made.

@@ -19,6 +19,7 @@ from modelyard.catalog.changes import (
     VersionRegistered,
     VersionUnloaded,
 )
+from modelyard.catalog.hosts import CALLERS, SHADOW
 from modelyard.catalog.model import Label, Model, Version, frozen
 from modelyard.catalog.route import Route, Target
 from modelyard.errors import LabelNotFound, ModelNotFound, VersionNotFound
@@ -88,14 +89,21 @@ class Catalog:
             return self.version(VersionName(model, target.version)).name
         return VersionName(model, self.label(model, target.label).version)
 
-    def wanted(self) -> frozenset[VersionName]:
-        """The versions that hosts should serve: labelled, named by a route, or loaded."""
+    def wanted(self, pool: str = CALLERS) -> frozenset[VersionName]:
+        """The versions that the hosts of a pool should serve.
+
+        For callers: those that are labelled, named by a route for more than a shadow, or loaded.
+        """
         wanted: set[VersionName] = set()
+        if pool == SHADOW:
+            for model in self.models.values():
+                wanted.update(v.name for v in model.versions.values() if v.shadowed)
+            return frozenset(wanted)
         for model in self.models.values():
             wanted.update(VersionName(model.name, la.version) for la in model.labels.values())
             wanted.update(v.name for v in model.versions.values() if v.loaded)
             route = self.routes.get(model.name)
-            for target in route.targets() if route else ():
+            for target in route.answering() if route else ():
                 if target.version in model.versions:
                     wanted.add(VersionName(model.name, target.version))
         return frozenset(wanted)
@@ -136,10 +144,10 @@ def _changed(model: Model | None, change: Change) -> Model:
     match event:
         case VersionDeleted(name):
             return _without(model, name.number)
-        case VersionLoaded(name):
-            return _loaded(model, name.number, True)
-        case VersionUnloaded(name):
-            return _loaded(model, name.number, False)
+        case VersionLoaded(name, pool):
+            return _loaded(model, name.number, True, pool)
+        case VersionUnloaded(name, pool):
+            return _loaded(model, name.number, False, pool)
         case LabelMoved(_, label, number):
             old = model.labels.get(label)
             earlier = () if old is None else (old.version, *old.earlier)
@@ -175,11 +183,15 @@ def _pointed(
     return model
 
 
-def _loaded(model: Model, number: int, loaded: bool) -> Model:
+def _loaded(model: Model, number: int, loaded: bool, pool: str = CALLERS) -> Model:
     version = model.versions[number]
-    if version.loaded == loaded:
+    if pool == SHADOW:
+        changed = replace(version, shadowed=loaded)
+    else:
+        changed = replace(version, loaded=loaded)
+    if changed == version:
         return model
-    versions = {**model.versions, number: replace(version, loaded=loaded)}
+    versions = {**model.versions, number: changed}
     return replace(model, versions=frozen(versions))
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
+from modelyard.catalog.hosts import CALLERS
 from modelyard.catalog.model import Version
 from modelyard.catalog.route import Route
 from modelyard.names import VersionName
@@ -25,9 +26,10 @@ class VersionDeleted:
 
 @dataclass(frozen=True, slots=True)
 class VersionLoaded:
-    """Someone asked to load a version."""
+    """Someone asked to load a version, for callers or for a pool of its own."""
 
     name: VersionName
+    pool: str = CALLERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class VersionUnloaded:
     """Someone asked to unload a version."""
 
     name: VersionName
+    pool: str = CALLERS
 
 
 @dataclass(frozen=True, slots=True)

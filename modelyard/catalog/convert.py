@@ -93,6 +93,7 @@ def version_to(version: m.Version) -> model_pb2.Version:
         metadata=dict(version.metadata),
         create_time=time_to(version.created),
         loaded=version.loaded,
+        shadowed=version.shadowed,
         golden=file_to(version.golden) if version.golden else None,
     )
 
@@ -112,6 +113,7 @@ def version_from(version: model_pb2.Version) -> m.Version:
         metadata=dict(version.metadata),
         golden=file_from(version.golden) if version.HasField("golden") else None,
         loaded=version.loaded,
+        shadowed=version.shadowed,
     )
 
 
@@ -195,10 +197,10 @@ def change_to(change: m.Change) -> change_pb2.Change:
             pb.version_registered.version.CopyFrom(version_to(version))
         case m.VersionDeleted(name):
             pb.version_deleted.name = str(name)
-        case m.VersionLoaded(name):
-            pb.version_loaded.name = str(name)
-        case m.VersionUnloaded(name):
-            pb.version_unloaded.name = str(name)
+        case m.VersionLoaded(name, pool):
+            pb.version_loaded.name, pb.version_loaded.pool = str(name), pool
+        case m.VersionUnloaded(name, pool):
+            pb.version_unloaded.name, pb.version_unloaded.pool = str(name), pool
         case m.LabelMoved(model, label, number):
             pb.label_moved.name = str(LabelName(model, label))
             pb.label_moved.version = number
@@ -228,9 +230,11 @@ def _event_from(pb: change_pb2.Change) -> m.Event:
         case "version_deleted":
             return m.VersionDeleted(VersionName.parse(pb.version_deleted.name))
         case "version_loaded":
-            return m.VersionLoaded(VersionName.parse(pb.version_loaded.name))
+            loaded = pb.version_loaded
+            return m.VersionLoaded(VersionName.parse(loaded.name), loaded.pool)
         case "version_unloaded":
-            return m.VersionUnloaded(VersionName.parse(pb.version_unloaded.name))
+            unloaded = pb.version_unloaded
+            return m.VersionUnloaded(VersionName.parse(unloaded.name), unloaded.pool)
         case "label_moved":
             name = LabelName.parse(pb.label_moved.name)
             return m.LabelMoved(name.model, name.label, pb.label_moved.version)
@@ -270,6 +274,7 @@ def host_to(host: Host) -> host_pb2.Host:
         state_time=time_to(host.since),
         machine=host.machine,
         pid=host.pid,
+        pool=host.pool,
     )
 
 
@@ -286,6 +291,7 @@ def host_from(host: host_pb2.Host) -> Host:
         since=time_from(host.state_time),
         machine=host.machine,
         pid=host.pid,
+        pool=host.pool,
     )
 
 

@@ -15,7 +15,7 @@ import grpc
 from modelyard.backoff import Backoff
 from modelyard.catalog.catalog import Catalog
 from modelyard.catalog.convert import change_from, hosts_from, snapshot_from
-from modelyard.catalog.hosts import Host
+from modelyard.catalog.hosts import CALLERS, Host
 from modelyard.registry.v1 import (
     host_service_pb2,
     host_service_pb2_grpc,
@@ -165,14 +165,16 @@ class CatalogFollower(_Follower):
 
 
 class HostsFollower(_Follower):
-    """Keeps the hosts.
+    """Keeps the hosts of one pool.
 
     Args:
         channel: To the registry.
+        pool: Whom they answer: callers, or evaluations alone.
     """
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, pool: str = CALLERS) -> None:
         super().__init__("hosts")
+        self._pool = pool
         self._stub = host_service_pb2_grpc.HostServiceStub(channel)
         self._listeners: list[Callable[[tuple[Host, ...]], None]] = []
         self.hosts: tuple[Host, ...] = ()
@@ -190,7 +192,7 @@ class HostsFollower(_Follower):
                     response: Any = await call.read()
                 if response is grpc.aio.EOF:
                     return
-                hosts = hosts_from(response.hosts)
+                hosts = tuple(h for h in hosts_from(response.hosts) if h.pool == self._pool)
                 if hosts != self.hosts:
                     self.hosts = hosts
                     for listener in self._listeners:

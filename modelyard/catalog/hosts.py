@@ -6,6 +6,11 @@ from enum import Enum
 
 from modelyard.names import VersionName
 
+# Whom a host answers.
+CALLERS = ""
+SHADOW = "shadow"
+POOLS = (CALLERS, SHADOW)
+
 
 class HostState(Enum):
     """Where a host is in its life."""
@@ -35,6 +40,7 @@ class Host:
         since: Since when it is in this state.
         machine: Where it runs.
         pid: Its process there; 0 while it has none.
+        pool: Whom it answers: callers, or evaluations alone.
     """
 
     id: str
@@ -47,3 +53,4 @@ class Host:
     since: datetime = _LONG_AGO
     machine: str = ""
     pid: int = 0
+    pool: str = CALLERS

@@ -63,7 +63,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One immutable version; only `loaded` ever changes."""
+    """One immutable version; only `loaded` and `shadowed` ever change: who has asked for hosts."""
 
     name: VersionName
     digest: str
@@ -74,6 +74,7 @@ class Version:
     metadata: Mapping[str, str] = field(default_factory=frozen)
     golden: File | None = None
     loaded: bool = False
+    shadowed: bool = False
 
     @property
     def size(self) -> int:

@@ -120,6 +120,7 @@ class Route:
     fallback: tuple[Fallback, ...] = ()
     rendezvous: tuple[Rendezvous, ...] = ()
     shadow: tuple[Shadow, ...] = ()
+    tap: float = 0.0
     revision: int = 0
 
     @property
@@ -130,6 +131,16 @@ class Route:
     def targets(self) -> tuple[Target, ...]:
         """Every version that the route may use."""
         return tuple(target for _, target in self.fields())
+
+    def answering(self) -> tuple[Target, ...]:
+        """Every version that may answer a caller."""
+        shadows = {f"shadow[{index}]" for index in range(len(self.shadow))}
+        return tuple(target for field, target in self.fields() if field not in shadows)
+
+    @property
+    def recorded(self) -> float:
+        """The share of the calls that the event log records: what the tap or a shadow wants."""
+        return max((self.tap, *(shadow.sample for shadow in self.shadow)))
 
     def fields(self) -> Iterator[tuple[str, Target]]:
         """Every version that the route may use, with the field that names it."""

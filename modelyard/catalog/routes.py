@@ -63,6 +63,8 @@ def route_to(route: Route) -> pb.Route:
         ],
         shadow=[pb.Shadow(target=_target_to(s.target), sample=s.sample) for s in route.shadow],
     )
+    if route.tap:
+        message.tap.sample = route.tap
     if route.hedge is not None:
         message.hedge.max_extra_load = route.hedge.max_extra_load
         if route.hedge.delay is not None:
@@ -115,8 +117,18 @@ def route_from(route: pb.Route) -> Route:
             Shadow(_target_from(f"shadow[{i}]", s.target), s.sample)
             for i, s in enumerate(route.shadow)
         ),
+        tap=_sample_of(route.tap) if route.HasField("tap") else 0.0,
         revision=_revision(route.etag),
     )
+
+
+def _sample_of(tap: pb.Tap) -> float:
+    """Of a tap that is there; 0 is no share, and no way to say that there is none."""
+    if not tap.sample:
+        raise InvalidRoute(
+            "tap.sample 0: above 0, at most 1; leave the tap out", field="tap.sample"
+        )
+    return tap.sample
 
 
 def _revision(etag: str) -> int:

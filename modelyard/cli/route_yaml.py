@@ -61,6 +61,8 @@ def dump(route: route_pb2.Route) -> str:
         tree["rendezvous"] = [rendezvous_tree(meeting) for meeting in route.rendezvous]
     if route.shadow:
         tree["shadow"] = [{**_target(s.target), "sample": s.sample} for s in route.shadow]
+    if route.HasField("tap"):
+        tree["tap"] = {"sample": route.tap.sample}
     if route.etag:
         tree["etag"] = route.etag
     return yaml.safe_dump(tree, sort_keys=False, default_flow_style=None)
@@ -278,5 +280,6 @@ _ROUTE: dict[str, _Reader] = {
     ),
     "rendezvous": _list("rendezvous", _aimed({"accept_from": _duration("accept_from")})),
     "shadow": _list("shadow", _aimed({"sample": _share("sample")})),
+    "tap": _message("tap", {"sample": _share("sample")}),
     "etag": _text("etag"),
 }

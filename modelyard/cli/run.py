@@ -25,6 +25,13 @@ def up(
         str | None,
         typer.Option("--redis", help="A Redis of yours, by URL.  [default: one of the yard's own]"),
     ] = None,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            "--events",
+            help="A Redis of yours for the event log, by URL.  [default: one of the yard's own]",
+        ),
+    ] = None,
     replicas: Annotated[
         int, typer.Option("--replicas", min=1, max=64, help="Hosts of each version.")
     ] = 1,
@@ -54,6 +61,7 @@ def up(
         metrics_port=metrics_port,
         replicas=replicas,
         redis=redis,
+        events=events,
         insecure=insecure,
         otlp_endpoint=otlp_endpoint,
     )

@@ -33,6 +33,26 @@ class Layout:
         return self.data / "redis"
 
     @property
+    def events(self) -> Path:
+        """The folder of the event log's Redis."""
+        return self.data / "events"
+
+    @property
+    def payloads(self) -> Path:
+        """Payloads that are too large for the event log."""
+        return self.data / "payloads"
+
+    @property
+    def shadow(self) -> Path:
+        """The folder of the supervisor of the hosts that only evaluations ask."""
+        return self.data / "shadow"
+
+    @property
+    def shadow_run(self) -> Path:
+        """That supervisor's sockets."""
+        return self.run / "s"
+
+    @property
     def artifacts(self) -> Path:
         """The registry's files by their digest."""
         return self.data / "artifacts"
@@ -58,6 +78,21 @@ class Layout:
         return self.run / "redis.sock"
 
     @property
+    def events_socket(self) -> Path:
+        """Where the event log's Redis answers."""
+        return self.run / "events.sock"
+
+    @property
+    def shadow_socket(self) -> Path:
+        """Where the shadow service answers."""
+        return self.run / "shadow.sock"
+
+    @property
+    def shadow_hosts_socket(self) -> Path:
+        """Where the supervisor of the hosts that only evaluations ask answers."""
+        return self.run / "shadow-hosts.sock"
+
+    @property
     def registry_socket(self) -> Path:
         """Where the registry answers."""
         return self.run / "registry.sock"
@@ -70,8 +105,9 @@ class Layout:
     def make(self) -> None:
         """Makes the folders; raises FailedPrecondition where one cannot be made or is not ours."""
         try:
-            for folder in (self.data, self.redis, self.artifacts, self.inference, self.logs):
+            for folder in (self.data, self.redis, self.events, self.artifacts, self.inference):
                 folder.mkdir(parents=True, exist_ok=True)
+            self.logs.mkdir(exist_ok=True)
             self.run.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.run.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:

@@ -24,6 +24,7 @@ class Options:
         metrics_port: The gateway's Prometheus port.
         replicas: Hosts of each version.
         redis: A Redis of your own, by URL; the yard starts one when None.
+        events: A Redis of your own for the event log; the yard starts one when None.
         insecure: Lets the gateway listen beyond loopback without TLS.
         otlp_endpoint: Where every room's spans go; none are made when empty.
     """
@@ -33,6 +34,7 @@ class Options:
     metrics_port: int = 8002
     replicas: int = 1
     redis: str | None = None
+    events: str | None = None
     insecure: bool = False
     otlp_endpoint: str = ""
 
@@ -51,6 +53,22 @@ def redis(layout: Layout) -> Room:
         log=layout.logs / "redis.log",
         ready=lambda: asyncio.to_thread(redis_server.answers, layout.redis_socket),
     )
+
+
+def events(layout: Layout) -> Room:
+    """A second Redis, for the event log, so that neither slows the other; it syncs each second."""
+    command = redis_server.command(layout.events, layout.events_socket, fsync="everysec")
+    return Room(
+        name="events",
+        argv=tuple(command),
+        log=layout.logs / "events.log",
+        ready=lambda: asyncio.to_thread(redis_server.answers, layout.events_socket),
+    )
+
+
+def events_url(layout: Layout, options: Options) -> str:
+    """The event log's Redis."""
+    return options.events or f"unix://{layout.events_socket}"
 
 
 def registry(layout: Layout, options: Options) -> Room:
@@ -93,6 +111,7 @@ def gateway(layout: Layout, options: Options) -> Room:
         *("--listen", f"{options.host}:{options.grpc_port}"),
         *("--metrics-listen", f"{options.host}:{options.metrics_port}"),
         *("--registry", f"unix:{layout.registry_socket}"),
+        *("--events", events_url(layout, options), "--payloads", str(layout.payloads)),
         *(("--insecure",) if options.insecure else ()),
     )
 

@@ -93,6 +93,8 @@ async def _start(layout: Layout, options: Options, keepers: list[Keeper], say: S
 
     if options.redis is None:
         await start(rooms.redis(layout))
+    if options.events is None:
+        await start(rooms.events(layout))
     await start(rooms.registry(layout, options))
     await asyncio.gather(
         start(rooms.inference(layout, options)), start(rooms.gateway(layout, options))

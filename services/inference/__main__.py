@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from modelyard import logs
+from modelyard import background, logs
 from modelyard.errors import FailedPrecondition
 from modelyard.server import Server, signals
 from modelyard.settings import load
@@ -60,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
     """Runs the supervisor; gives its exit code."""
     settings = load(InferenceSettings, argv)
     logs.configure("inference", level=settings.log_level)
+    if settings.background:
+        background.enter()
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

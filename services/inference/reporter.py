@@ -28,13 +28,14 @@ _GATHER = 0.01
 Send = Callable[[host_service_pb2.ReportHostsRequest], Awaitable[None]]
 
 
-def to_proto(host: Host, offset: float, machine: str) -> host_pb2.Host:
+def to_proto(host: Host, offset: float, machine: str, pool: str = "") -> host_pb2.Host:
     """A host as the registry knows it.
 
     Args:
         host: The host.
         offset: From its clock to Unix time, in seconds.
         machine: Where it runs.
+        pool: Whom it answers.
     """
     message = host_pb2.Host(
         id=host.id,
@@ -46,6 +47,7 @@ def to_proto(host: Host, offset: float, machine: str) -> host_pb2.Host:
         machine=machine,
         pid=host.pid,
         stage=host.stage,
+        pool=pool,
     )
     message.state_time.FromNanoseconds(int((host.since + offset) * 1e9))
     return message
@@ -57,15 +59,23 @@ class Reporter:
     Args:
         send: Sends one report; raises ModelyardError when it did not arrive.
         supervisor: Who reports; the same over restarts.
+        pool: Whom its hosts answer.
         every: A report without a change, in seconds.
         ttl: How long the registry believes a report, in seconds.
     """
 
     def __init__(
-        self, send: Send, *, supervisor: str, every: float = 2.0, ttl: float = 10.0
+        self,
+        send: Send,
+        *,
+        supervisor: str,
+        pool: str = "",
+        every: float = 2.0,
+        ttl: float = 10.0,
     ) -> None:
         self._send = send
         self._supervisor = supervisor
+        self._pool = pool
         self._every = every
         self._ttl = timedelta(seconds=ttl)
         self._machine = socket.gethostname()
@@ -130,7 +140,7 @@ class Reporter:
     def _request(self, hosts: Iterable[Host]) -> host_service_pb2.ReportHostsRequest:
         request = host_service_pb2.ReportHostsRequest(
             supervisor=self._supervisor,
-            hosts=[to_proto(host, self._offset, self._machine) for host in hosts],
+            hosts=[to_proto(host, self._offset, self._machine, self._pool) for host in hosts],
         )
         request.ttl.FromTimedelta(self._ttl)
         return request

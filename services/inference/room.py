@@ -148,11 +148,13 @@ class Room:
         self._channel = open_channel(settings.registry)
         self._follower = CatalogFollower(self._channel, initial)
         self._knowledge = _Knowledge(self._follower, initial is not None)
-        self._reporter = Reporter(_sender(self._channel), supervisor=settings.supervisor)
+        self._reporter = Reporter(
+            _sender(self._channel), supervisor=settings.supervisor, pool=settings.pool
+        )
         self._prober = Prober(open_channel, settings.check_timeout)
         self.supervisor = assemble(
             settings,
-            Wants(self._knowledge, settings.models),
+            Wants(self._knowledge, settings.models, settings.pool),
             self._reporter,
             self._prober,
             ArtifactCache(settings.artifacts, settings.cache_dir, limit=settings.cache_bytes),

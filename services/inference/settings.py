@@ -5,6 +5,7 @@ import ipaddress
 import os
 import socket
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -37,6 +38,12 @@ class InferenceSettings(ServerSettings):
     check_timeout: float = Field(2.0, gt=0, description="Of one health check.")
     check_misses: int = Field(3, ge=1, description="Checks missed in a row: the host is killed.")
     supervisor: str = Field("", description="Its name; host name and a hash of DATA_DIR.")
+    pool: Literal["", "shadow"] = Field(
+        "", description="Whom the hosts answer: callers, or, for `shadow`, evaluations alone."
+    )
+    background: bool = Field(
+        False, description="Hosts use only processor time that nothing else wants."
+    )
     leave_hosts: bool = Field(False, description="SIGTERM leaves the hosts to the next one.")
 
     @field_validator("data_dir", "run_dir", "cache_dir")

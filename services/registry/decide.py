@@ -22,7 +22,9 @@ from modelyard.catalog import (
     VersionRegistered,
     VersionUnloaded,
 )
+from modelyard.catalog.hosts import CALLERS, POOLS, SHADOW
 from modelyard.errors import (
+    InvalidArgument,
     InvalidName,
     NoHistory,
     StaleEtag,
@@ -63,13 +65,15 @@ def register(catalog: Catalog, version: Version, allow_duplicate: bool) -> Event
 
 def delete(catalog: Catalog, name: VersionName, hosts: tuple[Host, ...]) -> Event:
     """Deletes a version that nothing holds; raises VersionInUse or NotFound."""
-    catalog.version(name)
+    version = catalog.version(name)
     model = catalog.model(name.model)
     labels = sorted(la.name for la in model.labels.values() if la.version == name.number)
     route = catalog.routes.get(name.model)
     holders = [f"label {label}" for label in labels]
     if route and any(target.version == name.number for target in route.targets()):
         holders.append("the route")
+    if version.shadowed:
+        holders.append("an evaluation")
     holders += [f"host {h.id}" for h in hosts if h.version == name and h.state in _HOLDING]
     if holders:
         raise VersionInUse(
@@ -78,14 +82,21 @@ def delete(catalog: Catalog, name: VersionName, hosts: tuple[Host, ...]) -> Even
     return VersionDeleted(name)
 
 
-def load(catalog: Catalog, name: VersionName) -> Event | None:
-    """Asks for hosts of a version; raises NotFound."""
-    return None if catalog.version(name).loaded else VersionLoaded(name)
+def load(catalog: Catalog, name: VersionName, pool: str = CALLERS) -> Event | None:
+    """Asks for hosts of a version; raises NotFound, or InvalidArgument for an unknown pool."""
+    return None if _is_loaded(catalog, name, pool) else VersionLoaded(name, pool)
 
 
-def unload(catalog: Catalog, name: VersionName) -> Event | None:
-    """Takes `load` back; raises NotFound."""
-    return VersionUnloaded(name) if catalog.version(name).loaded else None
+def unload(catalog: Catalog, name: VersionName, pool: str = CALLERS) -> Event | None:
+    """Takes `load` back; raises NotFound, or InvalidArgument for an unknown pool."""
+    return VersionUnloaded(name, pool) if _is_loaded(catalog, name, pool) else None
+
+
+def _is_loaded(catalog: Catalog, name: VersionName, pool: str) -> bool:
+    if pool not in POOLS:
+        raise InvalidArgument(f"pool {pool!r}: empty, or {SHADOW!r}", field="pool")
+    version = catalog.version(name)
+    return version.shadowed if pool == SHADOW else version.loaded
 
 
 def move(catalog: Catalog, name: LabelName, number: int, etag: str) -> Event | None:

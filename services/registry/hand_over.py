@@ -3,6 +3,7 @@
 import asyncio
 
 from modelyard.catalog import Host, HostState
+from modelyard.catalog.hosts import CALLERS
 from modelyard.errors import VersionNotServing
 from modelyard.names import LabelName, VersionName
 from services.registry import decide
@@ -57,7 +58,7 @@ class HandOver:
             await self._leases.changed(min(left, 1.0))
 
     def _of(self, version: VersionName) -> list[Host]:
-        return [host for host in self._leases.hosts if host.version == version]
+        return [h for h in self._leases.hosts if h.version == version and h.pool == CALLERS]
 
     def _serving(self, version: VersionName) -> bool:
         return any(host.state is HostState.SERVING for host in self._of(version))

@@ -45,6 +45,8 @@ def check(catalog: Catalog, route: Route) -> None:
     for index, shadow in enumerate(route.shadow):
         if not 0 < shadow.sample <= 1:
             raise _invalid(f"shadow[{index}].sample", f"{shadow.sample:g}: above 0, at most 1")
+    if not 0 <= route.tap <= 1:
+        raise _invalid("tap.sample", f"{route.tap:g}: above 0, at most 1")
     for field, target in route.fields():
         _check_target(catalog, route.model, field, target)
     for index, fallback in enumerate(route.fallback):

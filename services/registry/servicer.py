@@ -140,8 +140,8 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         name = VersionName.parse(request.name)
         change = await commit(
             self._registry,
-            lambda c: decide.load(c, name),
-            lambda event: event == VersionLoaded(name),
+            lambda c: decide.load(c, name, request.pool),
+            lambda event: event == VersionLoaded(name, request.pool),
             request,
             context,
         )
@@ -155,8 +155,8 @@ class RegistryServicer(registry_service_pb2_grpc.RegistryServiceServicer):
         name = VersionName.parse(request.name)
         change = await commit(
             self._registry,
-            lambda c: decide.unload(c, name),
-            lambda event: event == VersionUnloaded(name),
+            lambda c: decide.unload(c, name, request.pool),
+            lambda event: event == VersionUnloaded(name, request.pool),
             request,
             context,
         )

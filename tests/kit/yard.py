@@ -61,8 +61,14 @@ class Yard:
         return found + processes_of(self.layout)
 
     def room(self, name: str) -> psutil.Process:
-        """The process of `redis`, `registry`, `inference` or `gateway`."""
-        needle = {"redis": "redis-server", "gateway": "-m gateway"}.get(name, f"-m services.{name}")
+        """The process of `redis`, `events`, `registry`, `inference`, `gateway` and so on."""
+        needles = {
+            "redis": f"unixsocket:{self.layout.redis_socket}",
+            "events": f"unixsocket:{self.layout.events_socket}",
+            "gateway": "-m gateway",
+            "shadow-hosts": f"--data-dir {self.layout.shadow}",
+        }
+        needle = needles.get(name, f"-m services.{name}")
         for process in processes_of(self.layout):
             line = _command(process)
             if needle in line and "services.inference.host" not in line:

@@ -42,6 +42,7 @@ class GetStatusResponse(google.protobuf.message.Message):
     REVISION_FIELD_NUMBER: builtins.int
     STALENESS_FIELD_NUMBER: builtins.int
     REPLICAS_FIELD_NUMBER: builtins.int
+    EVENT_LOG_FIELD_NUMBER: builtins.int
     revision: builtins.int
     """The registry's revision that the gateway runs."""
     @property
@@ -52,17 +53,52 @@ class GetStatusResponse(google.protobuf.message.Message):
     def replicas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Replica]:
         """The replicas that the gateway sends calls to."""
 
+    @property
+    def event_log(self) -> Global___EventLog:
+        """What became of the calls that the tap sampled; absent where there is no event log."""
+
     def __init__(
         self,
         *,
         revision: builtins.int = ...,
         staleness: google.protobuf.duration_pb2.Duration | None = ...,
         replicas: collections.abc.Iterable[Global___Replica] | None = ...,
+        event_log: Global___EventLog | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["staleness", b"staleness"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["replicas", b"replicas", "revision", b"revision", "staleness", b"staleness"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["event_log", b"event_log", "staleness", b"staleness"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["event_log", b"event_log", "replicas", b"replicas", "revision", b"revision", "staleness", b"staleness"]) -> None: ...
 
 Global___GetStatusResponse: typing_extensions.TypeAlias = GetStatusResponse
+
+@typing.final
+class EventLog(google.protobuf.message.Message):
+    """What became of the calls that the tap sampled, since the gateway began."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RECORDED_FIELD_NUMBER: builtins.int
+    WRITTEN_FIELD_NUMBER: builtins.int
+    DROPPED_FIELD_NUMBER: builtins.int
+    WAITING_FIELD_NUMBER: builtins.int
+    recorded: builtins.int
+    """Those that were sampled."""
+    written: builtins.int
+    """Those that are in the log."""
+    dropped: builtins.int
+    """Those that are not, because the log was away or too slow."""
+    waiting: builtins.int
+    """Those that wait to be written."""
+    def __init__(
+        self,
+        *,
+        recorded: builtins.int = ...,
+        written: builtins.int = ...,
+        dropped: builtins.int = ...,
+        waiting: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dropped", b"dropped", "recorded", b"recorded", "waiting", b"waiting", "written", b"written"]) -> None: ...
+
+Global___EventLog: typing_extensions.TypeAlias = EventLog
 
 @typing.final
 class Replica(google.protobuf.message.Message):

@@ -58,6 +58,7 @@ routes = st.builds(
         st.builds(Rendezvous, targets, st.just(timedelta()) | spans), max_size=3
     ).map(tuple),
     shadow=st.lists(st.builds(Shadow, targets, st.floats(0.0, 1.0)), max_size=3).map(tuple),
+    tap=st.floats(0.0, 1.0),
     revision=st.integers(0, 2**63),
 )
 

@@ -31,6 +31,7 @@ fallback:
     y: [0.5, 0.5]
 shadow:
 - {version: 4, sample: 0.1}
+tap: {sample: 0.5}
 etag: '7'
 """
 MEETING = """\
@@ -206,7 +207,7 @@ def test_what_is_no_duration(text: str) -> None:
         (
             "hedges: {}",
             "unknown field 'hedges'; a route has default, split, sticky, match, deadline, retry,"
-            " hedge, fallback, rendezvous, shadow, etag",
+            " hedge, fallback, rendezvous, shadow, tap, etag",
         ),
         ("retry: {attempts: 2}", "unknown field 'retry.attempts'; retry has max_attempts"),
         ("default: {lable: live}", "unknown field 'default.lable'; default has label, version"),

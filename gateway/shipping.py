@@ -1,0 +1,167 @@
+"""Writes what the tap recorded to the event log, in the background.
+
+Small turns, so that a call that comes meanwhile waits for no more than a few records; a batch that
+Redis did not acknowledge is written again, with the same numbers, until it does. Meanwhile the
+tap's queue fills, and what does not fit is dropped and counted.
+"""
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from gateway.record import event_of
+from gateway.tap import Recording, Tap
+from modelyard.backoff import Backoff
+from modelyard.errors import StoreUnavailable
+from modelyard.events.payloads import Payloads
+from modelyard.events.v1 import event_pb2
+from modelyard.events.writer import Batch, Writer
+
+_log = structlog.get_logger(__name__)
+
+# Records gather for so long, in seconds: one entry of many costs little more than one of one.
+LINGER = 0.02
+# Of one write: records, and about so many bytes.
+MOST, SIZE = 256, 8 << 20
+# Records that are made before calls have their turn again.
+_TURN = 8
+_EXPIRE_EVERY = 300.0
+_BACKOFF = Backoff(first=0.05, factor=2.0, limit=2.0)
+
+Redact = Callable[[event_pb2.Event], None]
+
+
+class Shipper:
+    """Carries recordings from the tap to the log.
+
+    Args:
+        tap: Where they wait.
+        writer: Where they go.
+        payloads: Takes those that are larger than `inline`; None to leave such payloads out.
+        inline: The largest payload that the log itself takes, in bytes.
+        redact: Takes out of an event what must not be stored.
+        patience: How long `close` tries to write what is left, in seconds.
+    """
+
+    def __init__(
+        self,
+        tap: Tap,
+        writer: Writer,
+        payloads: Payloads | None,
+        *,
+        inline: int,
+        redact: Redact | None = None,
+        patience: float = 5.0,
+    ) -> None:
+        self._tap = tap
+        self._writer = writer
+        self._payloads = payloads
+        self._inline = inline
+        self._redact = redact
+        self._patience = patience
+        self._writing = asyncio.Lock()
+        self._expired_at = 0.0
+        self._away = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to write in the background."""
+        self._task = asyncio.create_task(self._run(), name="event log")
+
+    async def close(self) -> None:
+        """Writes what waits, as far as that goes, and ends."""
+        deadline = asyncio.get_running_loop().time() + self._patience
+        while self._tap.waiting and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(LINGER)
+        # What was taken from the queue and is being written has its turn, too.
+        try:
+            async with asyncio.timeout_at(deadline):
+                async with self._writing:
+                    pass
+        except TimeoutError:
+            _log.warning("the event log does not answer: records are lost")
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def write(self, model: str, event: event_pb2.Event) -> None:
+        """Writes one event now.
+
+        Raises:
+            StoreUnavailable: The log does not answer. Whether it has the event is not known.
+        """
+        if self._away:
+            raise StoreUnavailable("the event log does not answer")
+        async with self._writing:
+            await self._writer.write([self._writer.number(model, [event])])
+
+    async def _run(self) -> None:
+        while True:
+            await self._tap.filled()
+            await asyncio.sleep(LINGER)
+            recordings = self._tap.take(MOST, SIZE)
+            async with self._writing:
+                await self._ship(recordings)
+
+    async def _ship(self, recordings: Sequence[Recording]) -> None:
+        by_model: dict[str, list[event_pb2.Event]] = defaultdict(list)
+        for index, recording in enumerate(recordings):
+            event = event_of(recording)
+            try:
+                if self._redact is not None:
+                    self._redact(event)
+                await self._set_aside(event)
+            except Exception as error:
+                # Whatever cannot be made fit to be stored must not be stored, nor end the tap.
+                self._tap.counts.dropped += 1
+                _log.warning("a record is dropped", error=type(error).__name__)
+                continue
+            by_model[recording.call.model].append(event)
+            if index % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
+        batches = [self._writer.number(model, events) for model, events in by_model.items()]
+        await self._write(batches)
+        self._tap.counts.written += sum(len(batch.events) for batch in batches)
+        await self._expire()
+
+    async def _write(self, batches: Sequence[Batch]) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._writer.write(batches)
+            except StoreUnavailable as error:
+                failures += 1
+                if not self._away:
+                    _log.warning("the event log is away; calls go on", error=error.message)
+                self._away = True
+                await asyncio.sleep(_BACKOFF.wait(failures, random.Random()))
+                continue
+            if self._away:
+                _log.info("the event log is back", dropped=self._tap.counts.dropped)
+            self._away = False
+            return
+
+    async def _set_aside(self, event: event_pb2.Event) -> None:
+        """Puts payloads that are too large for the log where large ones lie."""
+        for payload in (event.call.request, event.call.response):
+            if payload.WhichOneof("place") != "inline" or len(payload.inline) <= self._inline:
+                continue
+            if self._payloads is None:
+                payload.ClearField("place")
+            else:
+                payload.reference = await self._payloads.put(payload.inline, datetime.now(UTC))
+
+    async def _expire(self) -> None:
+        now = time.monotonic()
+        if self._payloads is None or now - self._expired_at < _EXPIRE_EVERY:
+            return
+        self._expired_at = now
+        try:
+            await self._payloads.expire(datetime.now(UTC))
+        except StoreUnavailable as error:
+            _log.warning("old payloads are kept for now", error=error.message)
