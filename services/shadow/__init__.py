@@ -1,0 +1,1 @@
+"""Replays sampled requests on candidates, compares their answers, and gives verdicts."""
