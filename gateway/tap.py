@@ -10,23 +10,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from gateway.call import Answer, Call
 from modelyard.catalog import Catalog, Route
 from modelyard.errors import ModelyardError
+from modelyard.events.sampling import share_of
 
 # What waits to be written, at most: records, and bytes of their payloads.
 MOST_WAITING, MOST_BYTES = 10_000, 64 << 20
-
-
-def share_of(request_id: str) -> float:
-    """Where in [0, 1) a request lies: the calls below a rate are those that a sample holds.
-
-    The same for everyone who asks: what a shadow samples is part of what the tap recorded.
-    """
-    digest = blake2b(request_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest) / 2**64
 
 
 @dataclass(slots=True)

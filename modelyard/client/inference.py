@@ -1,8 +1,8 @@
 """One inference: the request that is sent and the answer that comes back."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -109,22 +109,37 @@ def version_text(version: VersionLike) -> str:
 def answer(reply: Reply[oip.ModelInferResponse]) -> Inference:
     """Reads a response; raises InvalidTensor where its bytes do not fit its shapes."""
     message = reply.message
-    raw = message.raw_output_contents
-    arrays: dict[str, Array] = {}
-    for index, output in enumerate(message.outputs):
-        if raw:
-            arrays[output.name] = decode(output.datatype, output.shape, raw[index])
-        else:
-            field = _CONTENTS.get(output.datatype, "bytes_contents")
-            elements = getattr(output.contents, field)
-            arrays[output.name] = decode_typed(output.datatype, output.shape, elements)
     return Inference(
-        outputs=arrays,
+        outputs=outputs_of(message),
         served_by=_served_by(message, reply.trailing),
         attempt=reply.trailing.get(ATTEMPT, ""),
         request_id=message.id or reply.trailing.get(REQUEST_ID, ""),
         parameters={key: _parameter(value) for key, value in message.parameters.items()},
     )
+
+
+def inputs_of(message: oip.ModelInferRequest) -> dict[str, Array]:
+    """The arrays of a request, by name; raises InvalidTensor where bytes do not fit shapes."""
+    return _arrays(message.inputs, message.raw_input_contents)
+
+
+def outputs_of(message: oip.ModelInferResponse) -> dict[str, Array]:
+    """The arrays of a response, by name; raises InvalidTensor where bytes do not fit shapes."""
+    return _arrays(message.outputs, message.raw_output_contents)
+
+
+def _arrays(tensors: Iterable[Any], raw: Sequence[bytes]) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    for index, tensor in enumerate(tensors):
+        if raw:
+            if index >= len(raw):
+                raise InvalidTensor(f"{tensor.name!r} has no raw contents", tensor=tensor.name)
+            arrays[tensor.name] = decode(tensor.datatype, tensor.shape, raw[index])
+        else:
+            field = _CONTENTS.get(tensor.datatype, "bytes_contents")
+            elements = getattr(tensor.contents, field)
+            arrays[tensor.name] = decode_typed(tensor.datatype, tensor.shape, elements)
+    return arrays
 
 
 def check(message: oip.ModelStreamInferResponse) -> None:

@@ -24,6 +24,7 @@ from modelyard.catalog.convert import (
     version_to,
 )
 from modelyard.names import LabelName, ModelName, VersionName, check_model
+from modelyard.pages import falling, page_of
 from modelyard.registry.v1 import registry_service_pb2 as pb
 from modelyard.registry.v1 import registry_service_pb2_grpc
 from services.registry import decide
@@ -32,7 +33,6 @@ from services.registry.commits import actor_of, check_made, commit
 from services.registry.draft import Drafter
 from services.registry.hand_over import HandOver
 from services.registry.hosts import Leases
-from services.registry.pages import falling, page_of
 from services.registry.registry import Registry
 from services.registry.verify import Verifier
 

@@ -110,7 +110,7 @@ class TopK(_Kind):
         best = np.argsort(-one, axis=1, kind="stable")[:, :k]
         theirs = np.argsort(-other, axis=1, kind="stable")[:, :k]
         shared = [len(np.intersect1d(a, b)) for a, b in zip(best, theirs, strict=True)]
-        return 1.0 - np.asarray(shared, np.float64) / k
+        return np.asarray(1.0 - np.asarray(shared, np.float64) / k)
 
 
 class Probabilities(_Kind):
@@ -127,6 +127,7 @@ class Probabilities(_Kind):
     def rows(self, baseline: Array, candidate: Array) -> Rows:
         """See `Comparator.rows`."""
         one, other = self._distributions(baseline), self._distributions(candidate)
+        found: Array
         if self.distance == "js":
             # Rounding makes the divergence of equal distributions negative, and its root NaN.
             with np.errstate(invalid="ignore"):

@@ -10,10 +10,11 @@ from gateway.call import Answer, Call, Made
 from gateway.plan import Kind
 from gateway.record import event_of
 from gateway.stack import _record
-from gateway.tap import Tap, share_of
+from gateway.tap import Tap
 from modelyard.catalog import Catalog, Route, Shadow, Target
 from modelyard.catalog.model import frozen
 from modelyard.errors import HostGone, ModelNotFound
+from modelyard.events.sampling import share_of
 from modelyard.events.v1 import event_pb2 as pb
 from modelyard.names import ModelName, VersionName
 

@@ -1,0 +1,361 @@
+"""Runs one evaluation: takes requests, has them replayed, compares, looks, keeps, until it ends."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+
+from modelyard.catalog import Version
+from modelyard.events.sampling import share_of
+from modelyard.events.v1 import event_pb2
+from modelyard.names import VersionName
+from services.shadow import losses
+from services.shadow.comparators.choose import chosen_for
+from services.shadow.evidence import Evidence
+from services.shadow.judgement import Judgement, look
+from services.shadow.observation import Arrays, Observation, Reply, rows_of
+from services.shadow.plan import Plan
+from services.shadow.read import Request, truths_of
+from services.shadow.tally import Tally
+
+_log = structlog.get_logger(__name__)
+
+# What was learnt is kept, and the gates are looked at, so often at most; in seconds.
+KEEP_EVERY = 1.0
+# A host that went away is waited for so long, and then its requests fail at once.
+PATIENCE = 60.0
+# A replay may take so many times as long as the live call, but this long in any case.
+_TIMES, _AT_LEAST = 50.0, 1.0
+_STATE = 1
+# Among answers that wait: whose it is that the caller got.
+LIVE = 0
+
+
+class Asker(Protocol):
+    """Asks versions in the shadow."""
+
+    async def ask(self, version: VersionName, payload: bytes, timeout: float) -> Reply:
+        """What a version answers; a failure is an answer, too."""
+        ...
+
+    async def wait(self, version: VersionName, seconds: float) -> bool:
+        """Waits until a version is served; False where it is not in time."""
+        ...
+
+
+class Feed(Protocol):
+    """Where the events come from."""
+
+    def batches(self) -> AsyncIterator[Sequence[event_pb2.Event]]:
+        """Events, some at a time, in their order; without an end where they are live."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """How far it has come."""
+        ...
+
+    async def kept(self) -> None:
+        """What was learnt from everything so far is kept: it need not come again."""
+        ...
+
+
+class Awaiting(Protocol):
+    """Answers that wait for their truth."""
+
+    async def put(
+        self, request_id: str, answers: Mapping[int, bytes], parts: Sequence[tuple[str, str]]
+    ) -> None:
+        """Keeps the serialized answers to a request: `LIVE`'s, and each candidate's."""
+        ...
+
+    async def get(
+        self, request_id: str
+    ) -> tuple[Mapping[int, Arrays], Sequence[tuple[str, str]]] | None:
+        """The outputs of each, and the parts; None where they are not known, or no longer."""
+        ...
+
+    async def forget(self, request_ids: Iterable[str]) -> None:
+        """Lets go of answers whose truth is taken in, and kept."""
+        ...
+
+
+@dataclass(slots=True)
+class Findings:
+    """All that an evaluation has learnt.
+
+    Attributes:
+        evidence: By candidate.
+        judgements: By candidate.
+        tally: What became of the requests.
+        rate: Replayed requests a second, of late.
+    """
+
+    evidence: dict[int, Evidence]
+    judgements: dict[int, Judgement]
+    tally: Tally = field(default_factory=Tally)
+    rate: float = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as JSON has it."""
+        return {
+            "format": _STATE,
+            "evidence": {str(n): held.state() for n, held in self.evidence.items()},
+            "judgements": {str(n): held.state() for n, held in self.judgements.items()},
+            "tally": self.tally.state(),
+        }
+
+
+def begin(plan: Plan, baseline: Version, candidates: Sequence[int]) -> Findings:
+    """Nothing learnt yet."""
+    outputs = {tensor.name: tensor for tensor in baseline.signature.outputs}
+    chosen = chosen_for(outputs, plan.comparators)
+    judged = {name: plan.losses.get(name) or losses.choose(t) for name, t in outputs.items()}
+    return Findings(
+        {n: Evidence(n, plan, chosen, judged) for n in candidates},
+        {n: Judgement() for n in candidates},
+    )
+
+
+def resume(
+    state: Mapping[str, Any], plan: Plan, baseline: Version, candidates: Sequence[int]
+) -> Findings:
+    """What was kept."""
+    fresh = begin(plan, baseline, candidates)
+    outputs = {tensor.name: tensor for tensor in baseline.signature.outputs}
+    chosen = chosen_for(outputs, plan.comparators)
+    judged = {name: plan.losses.get(name) or losses.choose(t) for name, t in outputs.items()}
+    for number in candidates:
+        held = state["evidence"][str(number)]
+        fresh.evidence[number] = Evidence.restore(held, number, plan, chosen, judged)
+        fresh.judgements[number] = Judgement.restore(state["judgements"][str(number)])
+    fresh.tally = Tally.restore(state["tally"])
+    return fresh
+
+
+class Runner:
+    """Runs one evaluation.
+
+    Args:
+        model: The model's name.
+        baseline: The number of the baseline.
+        plan: How to go about it.
+        findings: What is known so far.
+        asker: Asks the versions.
+        feed: Gives events.
+        read: Reads the request of an event.
+        awaiting: Keeps answers until their truth comes.
+        keep: Keeps what was learnt.
+        until: When the evaluation ends by itself, in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        baseline: int,
+        plan: Plan,
+        findings: Findings,
+        asker: Asker,
+        feed: Feed,
+        read: Callable[[event_pb2.Event], Awaitable[Request | None]],
+        awaiting: Awaiting,
+        keep: Callable[[dict[str, Any]], Awaitable[None]],
+        until: float,
+    ) -> None:
+        self._model = model
+        self._baseline = baseline
+        self._plan = plan
+        self.findings = findings
+        self._asker = asker
+        self._feed = feed
+        self._read = read
+        self._awaiting = awaiting
+        self._keep = keep
+        self._until = until
+        self._kept_at = 0.0
+        self._room = asyncio.Semaphore(plan.concurrency)
+        self._next_start = 0.0
+        self._absent: set[int] = set()
+        self._joined: set[str] = set()
+        self._pace: list[tuple[float, int]] = []
+
+    async def run(self) -> str:
+        """Runs to the end; gives the reason for it.
+
+        Raises:
+            StoreUnavailable: What was learnt since the last time that it was kept will be learnt
+                again.
+        """
+        async for events in self._feed.batches():
+            await self._take(events)
+            if time.monotonic() - self._kept_at >= KEEP_EVERY:
+                await self._look_and_keep()
+            if (reason := self._over()) is not None:
+                await self._look_and_keep()
+                return reason
+        await self._look_and_keep()
+        return self._over() or "the window is replayed"
+
+    def _over(self) -> str | None:
+        plan, findings = self._plan, self.findings
+        if plan.canary:
+            return None
+        if all(judgement.final for judgement in findings.judgements.values()):
+            return "every candidate has its verdict"
+        if findings.tally.replayed >= plan.max_events:
+            return f"{plan.max_events} requests were replayed"
+        if time.time() >= self._until:
+            return f"{plan.max_time} have passed"
+        return None
+
+    async def _take(self, events: Sequence[event_pb2.Event]) -> None:
+        """Takes events in, in their order; their replays run side by side, within bounds."""
+        tally = self.findings.tally
+        under_way: list[asyncio.Task[Observation]] = []
+        try:
+            for event in events:
+                tally.seen += 1
+                if event.HasField("feedback"):
+                    await self._settle(under_way)
+                    await self._learn(event)
+                    continue
+                request = None
+                if self._plan.window or share_of(event.call.request_id) < self._plan.sample:
+                    request = await self._read(event)
+                if request is None:
+                    tally.passed_over += 1
+                    continue
+                if tally.replayed + len(under_way) >= self._plan.max_events:
+                    break
+                under_way.append(asyncio.create_task(self._replay(request)))
+            await self._settle(under_way)
+        finally:
+            for task in under_way:
+                task.cancel()
+
+    async def _settle(self, under_way: list[asyncio.Task[Observation]]) -> None:
+        tally = self.findings.tally
+        while under_way:
+            seen = await under_way.pop(0)
+            tally.replayed += 1
+            tally.unpaired += seen.baseline is None
+            tally.repeated += seen.repeat is not None
+            tally.newest = max(tally.newest, seen.time.timestamp())
+            for evidence in self.findings.evidence.values():
+                evidence.observe(seen)
+            if self._plan.labelled:
+                await self._await_truth(seen)
+            if time.monotonic() - self._kept_at >= KEEP_EVERY:
+                # A candidate that hangs must not keep its own rejection waiting for a batch.
+                self._look()
+                if self._over() is not None:
+                    break
+
+    async def _replay(self, request: Request) -> Observation:
+        async with self._room:
+            await self._pause()
+            timeout = min(request.deadline, max(_AT_LEAST, _TIMES * request.seconds))
+            again = share_of(f"again {request.id}") < self._plan.baseline_sample
+            repeat: Reply | None = None
+            replies: dict[int, Reply] = {}
+            numbers = list(self.findings.evidence)
+            # Whoever comes first finds colder caches: so each comes first on half of them.
+            first = share_of(f"first {request.id}") < 0.5
+            if again and first:
+                repeat = await self._ask(self._baseline, request, timeout)
+            for number in numbers:
+                replies[number] = await self._ask(number, request, timeout)
+            if again and not first:
+                repeat = await self._ask(self._baseline, request, timeout)
+        paired = request.served_by == self._baseline
+        return Observation(
+            request.id,
+            request.time,
+            request.metadata,
+            request.inputs,
+            request.outputs if paired else None,
+            request.seconds,
+            replies,
+            repeat,
+            rows_of(request.inputs),
+            request.response,
+        )
+
+    async def _ask(self, number: int, request: Request, timeout: float) -> Reply:
+        version = VersionName(self._model, number)
+        # One that went away is waited for, for it may have crashed on another request; one that
+        # did not come back in time fails, until it is back.
+        patience = 0.0 if number in self._absent else PATIENCE
+        if await self._asker.wait(version, patience):
+            self._absent.discard(number)
+        else:
+            self._absent.add(number)
+        return await self._asker.ask(version, request.payload, timeout)
+
+    async def _pause(self) -> None:
+        """Keeps the plan's pace."""
+        if not self._plan.max_rate:
+            return
+        now = time.monotonic()
+        start = max(now, self._next_start)
+        self._next_start = start + 1.0 / self._plan.max_rate
+        await asyncio.sleep(start - now)
+
+    async def _await_truth(self, seen: Observation) -> None:
+        replies = {n: reply.raw for n, reply in seen.candidates.items() if reply.raw}
+        if seen.baseline is None or not replies:
+            return
+        first = next(iter(self.findings.evidence.values()))
+        answers = {LIVE: seen.answer, **replies}
+        await self._awaiting.put(seen.request_id, answers, first.where(seen))
+
+    async def _learn(self, event: event_pb2.Event) -> None:
+        """Joins a truth with the answers that wait for it."""
+        tally = self.findings.tally
+        request_id = event.feedback.request_id
+        held = None
+        if request_id not in self._joined:
+            held = await self._awaiting.get(request_id)
+        if held is None:
+            tally.unmatched += 1
+            return
+        answers, parts = held
+        truths, fitted = truths_of(event), False
+        for number, evidence in self.findings.evidence.items():
+            if number in answers:
+                fitted |= evidence.judge(truths, answers[LIVE], answers[number], parts)
+        if fitted:
+            self._joined.add(request_id)
+        tally.labelled += fitted
+        tally.unmatched += not fitted
+
+    def _look(self) -> None:
+        candidates = len(self.findings.evidence)
+        for number, judgement in self.findings.judgements.items():
+            was = judgement.verdict
+            held = self.findings.evidence[number]
+            look(judgement, self._plan, held, candidates, time.time())
+            if judgement.verdict is not was:
+                _log.info(
+                    "verdict",
+                    version=f"models/{self._model}/versions/{number}",
+                    verdict=judgement.verdict.value,
+                    reasons=judgement.reasons[:3],
+                )
+
+    async def _look_and_keep(self) -> None:
+        self._look()
+        now = time.monotonic()
+        self._pace = [*self._pace[-10:], (now, self.findings.tally.replayed)]
+        began, before = self._pace[0]
+        if now > began:
+            self.findings.rate = (self.findings.tally.replayed - before) / (now - began)
+        await self._keep({**self.findings.state(), "feed": self._feed.state()})
+        await self._feed.kept()
+        # Not before it is kept: a truth that is taken in again must find its answers again.
+        await self._awaiting.forget(self._joined)
+        self._joined.clear()
+        self._kept_at = time.monotonic()
