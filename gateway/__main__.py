@@ -8,15 +8,16 @@ import asyncio
 import gc
 import random
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import structlog
+from google.protobuf.descriptor import FileDescriptor
 
 from gateway.access_log import AccessLog
 from gateway.catalogue import Catalogue
-from gateway.control import FILES, ControlPlane
+from gateway.control import FILES, SHADOW_FILES, ControlPlane
 from gateway.defaults import Defaults
 from gateway.fronts.grpc_front import InferenceFront
 from gateway.guards import Guards
@@ -47,11 +48,12 @@ from modelyard.telemetry import Metrics, Tracing
 
 _log = structlog.get_logger(__name__)
 
-SERVICES = tuple(
-    service.full_name
-    for file in (open_inference_pb2.DESCRIPTOR, gateway_service_pb2.DESCRIPTOR, *FILES)
-    for service in file.services_by_name.values()
-)
+
+def _names(files: Iterable[FileDescriptor]) -> tuple[str, ...]:
+    return tuple(s.full_name for file in files for s in file.services_by_name.values())
+
+
+SERVICES = _names((open_inference_pb2.DESCRIPTOR, gateway_service_pb2.DESCRIPTOR, *FILES))
 
 _SERVICE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 INFER = _SERVICE.methods_by_name["ModelInfer"]
@@ -99,11 +101,17 @@ async def serve(settings: GatewaySettings) -> None:
             shipper = await ends.enter_async_context(shipping(settings, tap))
         service = stack(router, racer, meter, access, clock, tap=tap, tracing=tracing)
 
-        server = Server(settings, SERVICES)
+        services = SERVICES + (_names(SHADOW_FILES) if settings.shadow else ())
+        server = Server(settings, services)
         # The front comes before the servicer, which knows the same two methods by name.
         server.add_generic_rpc_handlers(
             (InferenceFront(service, clock), ControlPlane(control, catalog.wait_for))
         )
+        if settings.shadow:
+            shadow = open_channel(settings.shadow, pool_index=2)
+            ends.push_async_callback(shadow.close)
+            plane = ControlPlane(shadow, catalog.wait_for, SHADOW_FILES, "shadow service")
+            server.add_generic_rpc_handlers((plane,))
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             Catalogue(
                 lambda: catalog.catalog,

@@ -1,10 +1,10 @@
-"""One door: the registry's services, through the gateway's address, as bytes.
+"""One door: the services of registry and shadow through the gateway's address, as bytes.
 
 After a change the caller's next call must find it. So the answer to a change waits until this
 gateway's own catalogue has reached the revision that the registry gave it.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
 import grpc
@@ -19,6 +19,7 @@ from modelyard.registry.v1 import (
     registry_service_pb2,
     route_service_pb2,
 )
+from modelyard.shadow.v1 import shadow_service_pb2
 from modelyard.status import from_rpc_error
 
 # A gateway that is cut off from the registry's stream must not hold answers back for long.
@@ -26,6 +27,7 @@ CATCH_UP = 2.0
 # Unless the caller says otherwise. A registration loads the model once, a hand-over waits for it.
 DEADLINE = 600.0
 
+SHADOW_FILES: tuple[FileDescriptor, ...] = (shadow_service_pb2.DESCRIPTOR,)
 FILES: tuple[FileDescriptor, ...] = (
     registry_service_pb2.DESCRIPTOR,
     artifact_service_pb2.DESCRIPTOR,
@@ -49,19 +51,28 @@ class CatchUp(Protocol):
 
 
 class ControlPlane(grpc.GenericRpcHandler):
-    """Passes the registry's methods through.
+    """Passes the methods of another room through.
 
     Args:
-        channel: To the registry.
+        channel: To the room.
         catch_up: Waits for this gateway's catalogue.
+        files: The room's contracts.
+        room: As people know it.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, catch_up: CatchUp) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        catch_up: CatchUp,
+        files: Sequence[FileDescriptor] = FILES,
+        room: str = "registry",
+    ) -> None:
         self._channel = channel
         self._catch_up = catch_up
+        self._room = room
         self._handlers = {
             path: self._refuse() if path in _INSIDE else self._handler(path, method)
-            for path, method in _methods()
+            for path, method in _methods(files)
         }
 
     def service(self, details: grpc.HandlerCallDetails) -> "Handler | None":
@@ -112,7 +123,7 @@ class ControlPlane(grpc.GenericRpcHandler):
                 async for response in call:
                     yield response
             except grpc.aio.AioRpcError as error:
-                raise _translated(error) from None
+                raise _translated(error, self._room) from None
             finally:
                 call.cancel()
 
@@ -127,7 +138,7 @@ class ControlPlane(grpc.GenericRpcHandler):
             response = await answer(call)
             trailing: Pairs = tuple(await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
-            raise _translated(error) from None
+            raise _translated(error, self._room) from None
         for key, value in trailing:
             if key == REVISION and isinstance(value, str) and value.isdigit():
                 await self._catch_up(int(value), CATCH_UP)
@@ -142,10 +153,10 @@ class ControlPlane(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(refuse)
 
 
-def _methods() -> list[tuple[str, MethodDescriptor]]:
+def _methods(files: Sequence[FileDescriptor]) -> list[tuple[str, MethodDescriptor]]:
     return [
         (f"/{service.full_name}/{method.name}", method)
-        for file in FILES
+        for file in files
         for service in file.services_by_name.values()
         for method in service.methods
     ]
@@ -164,9 +175,9 @@ def _passed(context: Context) -> Pairs:
     )
 
 
-def _translated(error: grpc.aio.AioRpcError) -> ModelyardError:
-    """What the registry said; that it said nothing, when it did not answer."""
+def _translated(error: grpc.aio.AioRpcError, room: str) -> ModelyardError:
+    """What the room said; that it said nothing, when it did not answer."""
     known = from_rpc_error(error)
     if known.code is Code.UNAVAILABLE and known.reason == "HOST_GONE":
-        return StoreUnavailable("the registry does not answer; inference goes on without it")
+        return StoreUnavailable(f"the {room} does not answer; inference goes on without it")
     return known

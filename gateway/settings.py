@@ -15,6 +15,7 @@ class GatewaySettings(ServerSettings):
     listen: str = Field("127.0.0.1:8001", description="unix:/path or host:port.")
     metrics_listen: str = Field("127.0.0.1:8002", description="host:port for Prometheus.")
     registry: str = Field(description="The registry's address: unix:/path or host:port.")
+    shadow: str = Field("", description="The shadow service's address; empty for none.")
     default_deadline: float = Field(
         30.0, gt=0, description="Of a call whose caller and route give none."
     )

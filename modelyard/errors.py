@@ -15,7 +15,8 @@ attempt ends so::
     │   ├── ModelNotFound
     │   ├── VersionNotFound
     │   ├── LabelNotFound
-    │   └── BlobNotFound
+    │   ├── BlobNotFound
+    │   └── EvaluationNotFound
     ├── AlreadyExists            ALREADY_EXISTS       surface
     ├── FailedPrecondition       FAILED_PRECONDITION  surface
     │   ├── VersionNotServing                         fall back
@@ -176,6 +177,12 @@ class BlobNotFound(NotFound):
     """No file with this digest was uploaded."""
 
     reason = "BLOB_NOT_FOUND"
+
+
+class EvaluationNotFound(NotFound):
+    """There is no evaluation of this name."""
+
+    reason = "EVALUATION_NOT_FOUND"
 
 
 class AlreadyExists(ModelyardError):

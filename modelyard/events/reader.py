@@ -55,6 +55,16 @@ class Reader:
         self._again = True
         self._given: deque[str] = deque()
 
+    async def open(self) -> None:
+        """Returns when the reader has its place: what is written from now on it will read.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        with self._answering():
+            if not self._open:
+                await self._begin()
+
     async def read(self, count: int) -> list[Entry]:
         """The next entries, at most `count`; none where there are none now.
 

@@ -100,6 +100,35 @@ def inference(layout: Layout, options: Options) -> Room:
     )
 
 
+def shadow_hosts(layout: Layout, options: Options) -> Room:
+    """The supervisor of the hosts that only evaluations ask; they take what callers leave over."""
+    return _room(
+        layout,
+        options,
+        "shadow-hosts",
+        f"unix:{layout.shadow_hosts_socket}",
+        "services.inference",
+        *("--listen", f"unix:{layout.shadow_hosts_socket}", "--pool", "shadow", "--background"),
+        *("--registry", f"unix:{layout.registry_socket}", "--artifacts", str(layout.artifacts)),
+        *("--data-dir", str(layout.shadow), "--run-dir", str(layout.shadow_run)),
+    )
+
+
+def shadow(layout: Layout, options: Options) -> Room:
+    """The shadow service."""
+    return _room(
+        layout,
+        options,
+        "shadow",
+        f"unix:{layout.shadow_socket}",
+        "services.shadow",
+        *("--listen", f"unix:{layout.shadow_socket}", "--background"),
+        *("--registry", f"unix:{layout.registry_socket}"),
+        *("--redis", options.redis or f"unix://{layout.redis_socket}"),
+        *("--events", events_url(layout, options), "--payloads", str(layout.payloads)),
+    )
+
+
 def gateway(layout: Layout, options: Options) -> Room:
     """The gateway."""
     return _room(
@@ -112,6 +141,7 @@ def gateway(layout: Layout, options: Options) -> Room:
         *("--metrics-listen", f"{options.host}:{options.metrics_port}"),
         *("--registry", f"unix:{layout.registry_socket}"),
         *("--events", events_url(layout, options), "--payloads", str(layout.payloads)),
+        *("--shadow", f"unix:{layout.shadow_socket}"),
         *(("--insecure",) if options.insecure else ()),
     )
 

@@ -97,7 +97,10 @@ async def _start(layout: Layout, options: Options, keepers: list[Keeper], say: S
         await start(rooms.events(layout))
     await start(rooms.registry(layout, options))
     await asyncio.gather(
-        start(rooms.inference(layout, options)), start(rooms.gateway(layout, options))
+        start(rooms.inference(layout, options)),
+        start(rooms.gateway(layout, options)),
+        start(rooms.shadow_hosts(layout, options)),
+        start(rooms.shadow(layout, options)),
     )
     with suppress(TimeoutError):
         async with asyncio.timeout(_LIVE_AGAIN):

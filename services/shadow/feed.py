@@ -33,6 +33,10 @@ class LiveFeed:
         self._reader = reader
         self.progress = progress
 
+    async def ready(self) -> None:
+        """Returns when no later event can be missed; raises StoreUnavailable."""
+        await self._reader.open()
+
     async def batches(self) -> AsyncIterator[Sequence[event_pb2.Event]]:
         """Events, some at a time; an empty batch where there are none now."""
         failures = 0
