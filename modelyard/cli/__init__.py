@@ -1,7 +1,8 @@
 """The command line: `modelyard COMMAND ...`.
 
 Exit codes: 0 done; 1 the yard said no; 2 the command was typed wrong; 3 nobody answers at the
-address, or what should have answered is away.
+address, or what should have answered is away. `shadow start --wait` and `shadow report --watch`
+end with 4 for a rejection, and with 5 where there is no verdict.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 import typer
 
-from modelyard.cli import catalog, inference, routes, run, top
+from modelyard.cli import catalog, inference, routes, run, shadow, top
 
 app = typer.Typer(
     name="modelyard",
@@ -21,6 +21,7 @@ for command in (
     catalog.rollback,
     routes.route,
     inference.infer,
+    shadow.feedback,
     catalog.load,
     catalog.unload,
     catalog.delete,
@@ -30,3 +31,4 @@ for command in (
     run.version,
 ):
     app.command()(command)
+app.add_typer(shadow.app, name="shadow")

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from numpy.typing import ArrayLike
 
 from modelyard.calls import answer, stop
-from modelyard.client import inference, reads, writes
+from modelyard.client import evaluations, inference, reads, writes
 from modelyard.client.connection import (
     OPTIONS,
     MetadataLike,
@@ -45,6 +45,7 @@ from modelyard.gateway.v1 import route_pb2
 from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.names import LIVE
 from modelyard.registry.v1 import change_pb2, host_pb2, model_pb2
+from modelyard.shadow.v1 import evaluation_pb2, report_pb2, shadow_service_pb2
 
 T = TypeVar("T")
 
@@ -400,6 +401,75 @@ class AsyncClient:
         As `Client.delete`.
         """
         await self._run(writes.delete(writes.version_name(model, version), note=note))
+
+    async def start_evaluation(
+        self,
+        model: str,
+        candidates: Sequence[int | str],
+        *,
+        baseline: int | str = LIVE,
+        plan: evaluation_pb2.Plan | None = None,
+        note: str = "",
+    ) -> evaluation_pb2.Evaluation:
+        """Starts to replay sampled requests on candidates, beside a baseline.
+
+        Args:
+            model: The model's name.
+            candidates: Version numbers, or labels, which stand for what they point at now.
+            baseline: The same.
+            plan: How to go about it; every request and the usual gates when None.
+            note: Why.
+
+        Raises:
+            InvalidArgument: A part of the plan does not fit; named.
+            NotFound: There is no such model, version or label.
+        """
+        return await self._run(evaluations.start(model, candidates, baseline, plan, note))
+
+    async def stop_evaluation(self, name: str) -> evaluation_pb2.Evaluation:
+        """Stops an evaluation; what it found is kept. Raises EvaluationNotFound."""
+        return await self._run(evaluations.stop(name))
+
+    async def evaluations(self, model: str | None = None) -> list[evaluation_pb2.Evaluation]:
+        """The evaluations of one model, or of all; the latest first."""
+        return await self._run(evaluations.evaluations(model))
+
+    async def report(self, name: str) -> report_pb2.Report:
+        """What an evaluation has found so far. Raises EvaluationNotFound."""
+        return await self._run(evaluations.report(name))
+
+    async def reports(self, name: str) -> AsyncIterator[report_pb2.Report]:
+        """What an evaluation has found, again whenever that changes, until it has ended."""
+        method = evaluations.WATCH_REPORT
+        call = self._open().unary_stream(
+            method.path,
+            request_serializer=shadow_service_pb2.WatchReportRequest.SerializeToString,
+            response_deserializer=method.response.FromString,
+        )
+        answers = call(shadow_service_pb2.WatchReportRequest(name=name), metadata=self._metadata)
+        try:
+            async for message in answers:
+                yield message.report
+        except grpc.RpcError as error:
+            raise typed(error, self.address) from None
+        finally:
+            stop(answers)
+
+    async def feedback(self, model: str, request_id: str, truths: Mapping[str, Any]) -> str:
+        """Writes down what the outputs of an earlier call should have been.
+
+        Args:
+            model: The model's name.
+            request_id: As the call's answer told it.
+            truths: By output, a value a row: `{"label": [7]}`; None for a row not known.
+
+        Returns:
+            The id of the event in the log.
+
+        Raises:
+            FailedPrecondition: The yard keeps no event log.
+        """
+        return await self._run(evaluations.feedback(model, request_id, truths))
 
     async def _run(self, program: Program[T]) -> T:
         result: Any = None

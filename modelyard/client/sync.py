@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import grpc
 from numpy.typing import ArrayLike
 
-from modelyard.client import inference, reads, writes
+from modelyard.client import evaluations, inference, reads, writes
 from modelyard.client.connection import (
     OPTIONS,
     MetadataLike,
@@ -43,6 +43,7 @@ from modelyard.gateway.v1 import route_pb2
 from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.names import LIVE
 from modelyard.registry.v1 import change_pb2, host_pb2, model_pb2
+from modelyard.shadow.v1 import evaluation_pb2, report_pb2, shadow_service_pb2
 
 T = TypeVar("T")
 
@@ -465,6 +466,75 @@ class Client:
             VersionInUse: A label or a route points at it, or a host serves it.
         """
         self._run(writes.delete(writes.version_name(model, version), note=note))
+
+    def start_evaluation(
+        self,
+        model: str,
+        candidates: Sequence[int | str],
+        *,
+        baseline: int | str = LIVE,
+        plan: evaluation_pb2.Plan | None = None,
+        note: str = "",
+    ) -> evaluation_pb2.Evaluation:
+        """Starts to replay sampled requests on candidates, beside a baseline.
+
+        Args:
+            model: The model's name.
+            candidates: Version numbers, or labels, which stand for what they point at now.
+            baseline: The same.
+            plan: How to go about it; every request and the usual gates when None.
+            note: Why.
+
+        Raises:
+            InvalidArgument: A part of the plan does not fit; named.
+            NotFound: There is no such model, version or label.
+        """
+        return self._run(evaluations.start(model, candidates, baseline, plan, note))
+
+    def stop_evaluation(self, name: str) -> evaluation_pb2.Evaluation:
+        """Stops an evaluation; what it found is kept. Raises EvaluationNotFound."""
+        return self._run(evaluations.stop(name))
+
+    def evaluations(self, model: str | None = None) -> list[evaluation_pb2.Evaluation]:
+        """The evaluations of one model, or of all; the latest first."""
+        return self._run(evaluations.evaluations(model))
+
+    def report(self, name: str) -> report_pb2.Report:
+        """What an evaluation has found so far. Raises EvaluationNotFound."""
+        return self._run(evaluations.report(name))
+
+    def reports(self, name: str) -> Iterator[report_pb2.Report]:
+        """What an evaluation has found, again whenever that changes, until it has ended."""
+        method = evaluations.WATCH_REPORT
+        call = self._channel.unary_stream(
+            method.path,
+            request_serializer=shadow_service_pb2.WatchReportRequest.SerializeToString,
+            response_deserializer=method.response.FromString,
+        )
+        answers = call(shadow_service_pb2.WatchReportRequest(name=name), metadata=self._metadata)
+        try:
+            for message in answers:
+                yield message.report
+        except grpc.RpcError as error:
+            raise typed(error, self.address) from None
+        finally:
+            answers.cancel()
+
+    def feedback(self, model: str, request_id: str, truths: Mapping[str, Any]) -> str:
+        """Writes down what the outputs of an earlier call should have been.
+
+        Args:
+            model: The model's name.
+            request_id: As the call's answer told it.
+            truths: By output, a value a row: `{"label": [7]}`; None for a row not known.
+
+        Returns:
+            The id of the event in the log.
+
+        Raises:
+            FailedPrecondition: The yard keeps no event log.
+        """
+        return self._run(evaluations.feedback(model, request_id, truths))
 
     def _run(self, program: Program[T]) -> T:
         result: Any = None
