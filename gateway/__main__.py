@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import structlog
+import yaml
 from google.protobuf.descriptor import FileDescriptor
 
 from gateway.access_log import AccessLog
@@ -36,11 +37,12 @@ from modelyard import logs
 from modelyard.catalog.follow import CatalogFollower, HostsFollower
 from modelyard.channels import open_channel
 from modelyard.contracts import repeatable
-from modelyard.errors import FailedPrecondition
+from modelyard.errors import FailedPrecondition, InvalidArgument
 from modelyard.events.payloads import Payloads
 from modelyard.events.writer import Bounds, Writer
 from modelyard.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc
 from modelyard.inference.v2 import open_inference_pb2, open_inference_pb2_grpc
+from modelyard.redaction import Redaction, parse
 from modelyard.redis_client import connect
 from modelyard.server import Server, signals
 from modelyard.settings import load
@@ -64,6 +66,7 @@ async def serve(settings: GatewaySettings) -> None:
 
     Raises:
         FailedPrecondition: An address is taken.
+        InvalidArgument: The rules of redaction, or a Redis URL, are none.
     """
     clock = asyncio.get_running_loop().time
     async with AsyncExitStack() as ends, signals() as ending:
@@ -153,6 +156,18 @@ async def serve(settings: GatewaySettings) -> None:
         await racer.close()
 
 
+def _redaction(settings: GatewaySettings) -> Redaction | None:
+    """What no log may keep; raises InvalidArgument for rules that are none."""
+    if settings.redaction is None:
+        return None
+    try:
+        rules = parse(yaml.safe_load(settings.redaction.read_text(encoding="utf-8")))
+        key = settings.redaction_key.read_bytes().strip() if settings.redaction_key else b""
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidArgument(f"redaction: {error}", field="redaction") from None
+    return Redaction(rules, key)
+
+
 @asynccontextmanager
 async def shipping(settings: GatewaySettings, tap: Tap) -> AsyncIterator[Shipper]:
     """Writes what the tap records, until it ends."""
@@ -161,7 +176,13 @@ async def shipping(settings: GatewaySettings, tap: Tap) -> AsyncIterator[Shipper
     payloads = None
     if settings.payloads:
         payloads = Payloads(settings.payloads, timedelta(seconds=settings.events_age))
-    shipper = Shipper(tap, Writer(redis, bounds), payloads, inline=settings.events_inline)
+    shipper = Shipper(
+        tap,
+        Writer(redis, bounds),
+        payloads,
+        inline=settings.events_inline,
+        redact=_redaction(settings),
+    )
     shipper.start()
     try:
         yield shipper
@@ -176,7 +197,7 @@ def main(argv: Sequence[str]) -> int:
     logs.configure("gateway", level=settings.log_level)
     try:
         asyncio.run(serve(settings))
-    except FailedPrecondition as error:
+    except (FailedPrecondition, InvalidArgument) as error:
         print(error.message, file=sys.stderr)
         return 2
     return 0

@@ -1,5 +1,6 @@
 """What the gateway is told."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -15,6 +16,10 @@ class GatewaySettings(ServerSettings):
     listen: str = Field("127.0.0.1:8001", description="unix:/path or host:port.")
     metrics_listen: str = Field("127.0.0.1:8002", description="host:port for Prometheus.")
     registry: str = Field(description="The registry's address: unix:/path or host:port.")
+    redaction: Path | None = Field(
+        None, description="Rules of what is taken out before anything is stored; a YAML file."
+    )
+    redaction_key: Path | None = Field(None, description="The key of their hashes; a file.")
     shadow: str = Field("", description="The shadow service's address; empty for none.")
     default_deadline: float = Field(
         30.0, gt=0, description="Of a call whose caller and route give none."

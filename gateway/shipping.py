@@ -97,6 +97,8 @@ class Shipper:
         """
         if self._away:
             raise StoreUnavailable("the event log does not answer")
+        if self._redact is not None:
+            self._redact(event)
         async with self._writing:
             await self._writer.write([self._writer.number(model, [event])])
 
@@ -113,6 +115,7 @@ class Shipper:
         for index, recording in enumerate(recordings):
             event = event_of(recording)
             try:
+                # First of all: nothing may be stored, not even aside, that was not looked at.
                 if self._redact is not None:
                     self._redact(event)
                 await self._set_aside(event)

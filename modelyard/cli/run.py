@@ -1,6 +1,7 @@
 """Commands that run something on this machine."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +33,14 @@ def up(
             help="A Redis of yours for the event log, by URL.  [default: one of the yard's own]",
         ),
     ] = None,
+    redaction: Annotated[
+        Path | None,
+        typer.Option("--redaction", metavar="FILE.yaml", help="What no log may keep.", exists=True),
+    ] = None,
+    redaction_key: Annotated[
+        Path | None,
+        typer.Option("--redaction-key", metavar="FILE", help="The key of its hashes.", exists=True),
+    ] = None,
     replicas: Annotated[
         int, typer.Option("--replicas", min=1, max=64, help="Hosts of each version.")
     ] = 1,
@@ -62,6 +71,8 @@ def up(
         replicas=replicas,
         redis=redis,
         events=events,
+        redaction=redaction.resolve() if redaction else None,
+        redaction_key=redaction_key.resolve() if redaction_key else None,
         insecure=insecure,
         otlp_endpoint=otlp_endpoint,
     )

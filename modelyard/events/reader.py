@@ -51,8 +51,7 @@ class Reader:
         self._key = stream_key(model)
         self._position = position
         self._open = False
-        # After a crash, or an answer that did not come: entries that Redis thinks are here.
-        self._again = True
+        self._again = False
         self._given: deque[str] = deque()
 
     async def open(self) -> None:
@@ -74,11 +73,12 @@ class Reader:
         with self._answering():
             if not self._open:
                 await self._begin()
-            while self._again:
-                raw = await self._ask(self._position if self._position != "$" else "0", count)
+            if self._again:
+                # All of it at once: the next question is for what is new.
+                raw = await self._ask("0", _AT_ONCE)
+                self._again = False
                 if raw:
                     return self._take(raw)
-                self._again = False
             return self._take(await self._ask(">", count))
 
     async def done(self, position: str) -> None:
@@ -104,28 +104,37 @@ class Reader:
             await self._redis.xgroup_destroy(self._key, self._group)
 
     async def _begin(self) -> None:
-        """Makes the group, and lets go of what was taken in before a crash."""
+        """Makes the group, or takes it up where what was taken in ends."""
+        start = self._position or "0"
         try:
-            start = self._position or "0"
             await self._redis.xgroup_create(self._key, self._group, id=start, mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
-        if self._position not in ("", "$"):
-            while True:
-                pending = await self._redis.xpending_range(
-                    self._key, self._group, min="-", max=self._position, count=_AT_ONCE
-                )
-                if not pending:
-                    break
-                ids = [entry["message_id"] for entry in pending]
-                await self._redis.xack(self._key, self._group, *ids)
+            await self._take_up(start)
         self._open = True
+
+    async def _take_up(self, start: str) -> None:
+        if start == "$":
+            # Nothing was kept yet: the group began where this reader did. What was given to it
+            # and not done comes first, then what is new.
+            self._again = True
+            return
+        # What is kept counts, not what was once given: everything after it comes again.
+        await self._redis.xgroup_setid(self._key, self._group, id=start)
+        while start != "0":
+            pending = await self._redis.xpending_range(
+                self._key, self._group, min="-", max=start, count=_AT_ONCE
+            )
+            if not pending:
+                break
+            ids = [entry["message_id"] for entry in pending]
+            await self._redis.xack(self._key, self._group, *ids)
 
     async def _ask(self, after: str, count: int) -> list[Any]:
         try:
             found = await self._redis.xreadgroup(
-                self._group, _CONSUMER, {self._key: after or "0"}, count=count
+                self._group, _CONSUMER, {self._key: after}, count=count
             )
         except ResponseError as error:
             if "NOGROUP" not in str(error):
@@ -152,7 +161,7 @@ class Reader:
         try:
             yield
         except (RedisError, OSError, TimeoutError) as error:
-            self._again, self._open = True, False
+            self._open = False
             raise StoreUnavailable(f"the event log does not answer: {error}") from error
 
 

@@ -38,6 +38,11 @@ class Layout:
         return self.data / "events"
 
     @property
+    def archive(self) -> Path:
+        """What was asked and answered, as Parquet."""
+        return self.data / "archive"
+
+    @property
     def payloads(self) -> Path:
         """Payloads that are too large for the event log."""
         return self.data / "payloads"
@@ -86,6 +91,11 @@ class Layout:
     def shadow_socket(self) -> Path:
         """Where the shadow service answers."""
         return self.run / "shadow.sock"
+
+    @property
+    def archive_socket(self) -> Path:
+        """Where the archive's writer answers."""
+        return self.run / "archive.sock"
 
     @property
     def shadow_hosts_socket(self) -> Path:

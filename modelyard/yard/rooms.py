@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -25,6 +26,8 @@ class Options:
         replicas: Hosts of each version.
         redis: A Redis of your own, by URL; the yard starts one when None.
         events: A Redis of your own for the event log; the yard starts one when None.
+        redaction: Rules of what is taken out of the event log; a YAML file.
+        redaction_key: The key of their hashes; a file.
         insecure: Lets the gateway listen beyond loopback without TLS.
         otlp_endpoint: Where every room's spans go; none are made when empty.
     """
@@ -35,6 +38,8 @@ class Options:
     replicas: int = 1
     redis: str | None = None
     events: str | None = None
+    redaction: Path | None = None
+    redaction_key: Path | None = None
     insecure: bool = False
     otlp_endpoint: str = ""
 
@@ -126,6 +131,21 @@ def shadow(layout: Layout, options: Options) -> Room:
         *("--registry", f"unix:{layout.registry_socket}"),
         *("--redis", options.redis or f"unix://{layout.redis_socket}"),
         *("--events", events_url(layout, options), "--payloads", str(layout.payloads)),
+        *("--archive", str(layout.archive)),
+    )
+
+
+def archive(layout: Layout, options: Options) -> Room:
+    """The archive's writer."""
+    return _room(
+        layout,
+        options,
+        "archive",
+        f"unix:{layout.archive_socket}",
+        "services.archive",
+        *("--listen", f"unix:{layout.archive_socket}", "--background"),
+        *("--events", events_url(layout, options), "--payloads", str(layout.payloads)),
+        *("--archive", str(layout.archive), "--flush-seconds", "2"),
     )
 
 
@@ -142,6 +162,8 @@ def gateway(layout: Layout, options: Options) -> Room:
         *("--registry", f"unix:{layout.registry_socket}"),
         *("--events", events_url(layout, options), "--payloads", str(layout.payloads)),
         *("--shadow", f"unix:{layout.shadow_socket}"),
+        *(("--redaction", str(options.redaction)) if options.redaction else ()),
+        *(("--redaction-key", str(options.redaction_key)) if options.redaction_key else ()),
         *(("--insecure",) if options.insecure else ()),
     )
 

@@ -101,6 +101,7 @@ async def _start(layout: Layout, options: Options, keepers: list[Keeper], say: S
         start(rooms.gateway(layout, options)),
         start(rooms.shadow_hosts(layout, options)),
         start(rooms.shadow(layout, options)),
+        start(rooms.archive(layout, options)),
     )
     with suppress(TimeoutError):
         async with asyncio.timeout(_LIVE_AGAIN):

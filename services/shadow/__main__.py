@@ -29,6 +29,7 @@ from services.shadow.replay import Hosts
 from services.shadow.servicer import ShadowServicer
 from services.shadow.settings import ShadowSettings
 from services.shadow.store import Store
+from services.shadow.windows import windows
 from services.shadow.yard import Yard
 
 _log = structlog.get_logger(__name__)
@@ -69,7 +70,7 @@ async def serve(settings: ShadowSettings) -> None:
             yard=Yard(channel),
             hosts=hosts,
             catalog=lambda: catalog.catalog,
-            archived=None,
+            archived=windows(settings.archive) if settings.archive else None,
         )
         tracing = None
         if settings.otlp_endpoint:

@@ -56,7 +56,8 @@ async def request_of(event: event_pb2.Event, payloads: Payloads | None) -> Reque
         StoreUnavailable: The payloads are away.
     """
     call = event.call
-    if not call.HasField("answer"):
+    if not call.HasField("answer") or call.request.redacted or call.response.redacted:
+        # What was taken out can be neither asked nor compared.
         return None
     payload = await _bytes(call.request, payloads)
     response = await _bytes(call.response, payloads)

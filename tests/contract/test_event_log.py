@@ -104,6 +104,19 @@ async def test_who_begins_now_sees_what_comes(redis):
     assert progress.lost == 0
 
 
+async def test_who_began_and_died_before_anything_was_kept_misses_nothing(redis):
+    writer = Writer(redis)
+    await write(writer, 3)
+    first = Reader(redis, "late", "m", "$")
+    await first.open()
+    await write(writer, 2, 3)
+    await first.read(1)
+    await write(writer, 2, 5)
+    # It dies here, and with it what it was given.
+    second, progress = Reader(redis, "late", "m", "$"), Progress()
+    assert await drain(second, progress) == requests(range(3, 7))
+
+
 async def test_a_full_stream_drops_the_oldest_and_the_gap_says_how_many(redis):
     writer = Writer(redis, Bounds(length=500))
     await write(writer, 1)

@@ -328,21 +328,25 @@ class Payload(google.protobuf.message.Message):
     INLINE_FIELD_NUMBER: builtins.int
     REFERENCE_FIELD_NUMBER: builtins.int
     SIZE_FIELD_NUMBER: builtins.int
+    REDACTED_FIELD_NUMBER: builtins.int
     inline: builtins.bytes
     """The bytes."""
     reference: builtins.str
     """Their name in the payload store, for those that are too large for the log."""
     size: builtins.int
     """How many bytes they are."""
+    redacted: builtins.bool
+    """True where something was taken out: they are no longer what the models saw."""
     def __init__(
         self,
         *,
         inline: builtins.bytes = ...,
         reference: builtins.str = ...,
         size: builtins.int = ...,
+        redacted: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["inline", b"inline", "place", b"place", "reference", b"reference"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["inline", b"inline", "place", b"place", "reference", b"reference", "size", b"size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["inline", b"inline", "place", b"place", "redacted", b"redacted", "reference", b"reference", "size", b"size"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["place", b"place"]) -> typing.Literal["inline", "reference"] | None: ...
 
 Global___Payload: typing_extensions.TypeAlias = Payload
