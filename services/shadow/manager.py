@@ -49,6 +49,8 @@ _ACTIVE = (State.STATE_WAITING, State.STATE_RUNNING)
 _BACKOFF = Backoff(first=0.2, factor=2.0, limit=10.0)
 # Whoever asks for hosts that cannot serve is told why, so often.
 _LOOK_FOR_HOSTS = 1.0
+# A replay under way has so long to end when its evaluation is stopped.
+_HALT = 5.0
 # A report is given again to who watches, so often at most.
 _WATCH = 0.5
 
@@ -103,6 +105,7 @@ class Manager:
         self._evaluations: dict[str, evaluation_pb2.Evaluation] = {}
         self._findings: dict[str, Findings] = {}
         self._feeds: dict[str, LiveFeed | WindowFeed] = {}
+        self._runners: dict[str, Runner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
 
@@ -124,11 +127,17 @@ class Manager:
                 self._begin(evaluation.name)
 
     async def close(self) -> None:
-        """Lets go of what is under way: the next service takes it up."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Keeps and lets go of what is under way: the next service takes it up."""
+        await asyncio.gather(*(self._halt(name) for name in list(self._tasks)))
+
+    async def _halt(self, name: str) -> None:
+        """Ends the task of an evaluation; what it learnt is kept, if that can be done soon."""
+        task, runner = self._tasks[name], self._runners.get(name)
+        if runner is not None:
+            runner.end()
+            await asyncio.wait({task}, timeout=_HALT)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
     @property
     def evaluations(self) -> list[evaluation_pb2.Evaluation]:
@@ -202,10 +211,10 @@ class Manager:
         evaluation = self.get(name)
         if evaluation.state not in _ACTIVE:
             return evaluation
-        task = self._tasks.get(name)
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        if name in self._tasks:
+            await self._halt(name)
+        if self._evaluations[name].state not in _ACTIVE:
+            return self._evaluations[name]  # It came to its end in that moment.
         await self._ended(name, State.STATE_STOPPED, "")
         return self._evaluations[name]
 
@@ -257,7 +266,8 @@ class Manager:
         while True:
             try:
                 reason = await self._attempt(name)
-                await self._ended(name, State.STATE_DECIDED, reason)
+                if reason is not None:
+                    await self._ended(name, State.STATE_DECIDED, reason)
                 return
             except (Unavailable, StoreUnavailable) as error:
                 failures += 1
@@ -273,7 +283,7 @@ class Manager:
                 await self._ended(name, State.STATE_FAILED, f"a defect: {type(error).__name__}")
                 return
 
-    async def _attempt(self, name: str) -> str:
+    async def _attempt(self, name: str) -> str | None:
         evaluation = self._evaluations[name]
         model, plan = model_of(name), plan_from(evaluation.plan)
         baseline = VersionName(model, evaluation.baseline)
@@ -308,9 +318,11 @@ class Manager:
             keep=lambda held: self._keep(name, held),
             until=evaluation.start_time.ToDatetime(UTC).timestamp() + plan.max_time.total_seconds(),
         )
+        self._runners[name] = runner
         try:
             return await runner.run()
         finally:
+            del self._runners[name]
             self._findings.pop(name, None)
             self._feeds.pop(name, None)
 

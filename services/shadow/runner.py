@@ -181,9 +181,14 @@ class Runner:
         self._absent: set[int] = set()
         self._joined: set[str] = set()
         self._pace: list[tuple[float, int]] = []
+        self._ending = False
 
-    async def run(self) -> str:
-        """Runs to the end; gives the reason for it.
+    def end(self) -> None:
+        """Has `run` keep what was learnt, and return."""
+        self._ending = True
+
+    async def run(self) -> str | None:
+        """Runs to the end; gives the reason for it, None where it was told to end.
 
         Raises:
             StoreUnavailable: What was learnt since the last time that it was kept will be learnt
@@ -191,8 +196,10 @@ class Runner:
         """
         async for events in self._feed.batches():
             await self._take(events)
-            if time.monotonic() - self._kept_at >= KEEP_EVERY:
+            if time.monotonic() - self._kept_at >= KEEP_EVERY or self._ending:
                 await self._look_and_keep()
+            if self._ending:
+                return None
             if (reason := self._over()) is not None:
                 await self._look_and_keep()
                 return reason

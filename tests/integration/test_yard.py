@@ -39,10 +39,14 @@ def test_a_life(tmp_path: Path) -> None:
             assert page.status == 200
         assert len(yard.processes()) >= 6
         assert sorted(log.name for log in yard.layout.logs.glob("*.log")) == [
+            "archive.log",
+            "events.log",
             "gateway.log",
             "inference.log",
             "redis.log",
             "registry.log",
+            "shadow-hosts.log",
+            "shadow.log",
         ]
 
         second = refused_up("--data", str(data), *ANY_PORTS)

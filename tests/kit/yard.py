@@ -35,6 +35,7 @@ class Yard:
         metrics: Where its metrics are, as `host:port`.
         layout: Its folders.
         stderr: What `up` wrote to standard error.
+        numbers: Of versions that a test has names for.
     """
 
     process: subprocess.Popen[str]
@@ -42,6 +43,7 @@ class Yard:
     metrics: str
     layout: Layout
     stderr: Path
+    numbers: dict[str, int] = field(default_factory=dict)
     _client: Client | None = field(default=None, repr=False)
 
     @property
