@@ -1,16 +1,13 @@
 """Tells the plan of a call in words, without making it."""
 
 from collections.abc import Mapping
-from datetime import timedelta
-
-from google.protobuf.duration_pb2 import Duration
 
 from gateway.guards import Guards
 from gateway.plan import Attempt, Kind, Plan
 from gateway.referee import Race
 from gateway.router import Router
 from modelyard.catalog import Catalog, Constant, LastGood, Route
-from modelyard.catalog.routes import duration_to
+from modelyard.catalog.convert_route import seconds_to
 from modelyard.gateway.v1 import gateway_service_pb2 as pb
 
 # The size class of an ordinary request, for the moment of its hedge.
@@ -52,7 +49,7 @@ def explain(
     if plan.hedge is not None and plan.attempts[0].target is not None:
         trigger = guards.trigger(plan.attempts[0].target, _ORDINARY, plan.hedge, now)
     response = pb.ExplainRouteResponse(
-        deadline=_duration(limit), chosen_by=choice.by, revision=catalog.revision
+        deadline=seconds_to(limit), chosen_by=choice.by, revision=catalog.revision
     )
     for attempt in plan.attempts:
         starts = _starts(attempt, race)
@@ -62,8 +59,8 @@ def explain(
         response.attempts.add(
             kind=attempt.kind,
             version=str(attempt.target) if attempt.target else "",
-            start_at=_duration(starts) if starts is not None else None,
-            accept_from=_duration(min(attempt.accept_from, race.last_call)),
+            start_at=seconds_to(starts) if starts is not None else None,
+            accept_from=seconds_to(min(attempt.accept_from, race.last_call)),
             when=_when(attempt, plan, starts)
             + (", but its circuit is open" if open_circuit else ""),
         )
@@ -98,7 +95,3 @@ def _when(attempt: Attempt, plan: Plan, starts: float | None) -> str:
                 what = f"the last good answer for the same {attempt.answer.key}"
             assert isinstance(attempt.answer, Constant | LastGood), "a default has an answer"
             return f"{what}, when all before have failed, or just inside the deadline"
-
-
-def _duration(seconds: float) -> Duration:
-    return duration_to(timedelta(seconds=seconds))

@@ -115,7 +115,11 @@ class Guards:
 
     def cancelled(self, replica: Replica, size: int, seconds: float, now: float) -> None:
         """An attempt was given up after so long; it would have taken longer."""
-        self._latencies.add(replica.version, replica.host, size, seconds, now)
+        # That it would have taken longer tells of the tail only where it has taken long already. A
+        # hedge that is given up as soon as the first attempt answers tells nothing: counted as if
+        # it had answered, it would pull the quantile down, and each hedge would bring the next.
+        if seconds >= self._latencies.median(replica.version, size, now):
+            self._latencies.add(replica.version, replica.host, size, seconds, now)
         # A replica that keeps calls waiting must look slow, also when none of them ends there.
         replica.load.observe_at_least(seconds, now)
         self._of(replica.version).cancel(seconds)

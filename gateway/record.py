@@ -3,12 +3,11 @@
 import asyncio
 from functools import lru_cache
 
-from google.protobuf.duration_pb2 import Duration
-
 from gateway.call import Made
 from gateway.plan import Kind
 from gateway.tap import Recording
 from modelyard.catalog import Catalog, Signature
+from modelyard.catalog.convert_route import seconds_to
 from modelyard.catalog.schema import schema_of
 from modelyard.errors import ModelyardError, NotFound
 from modelyard.events.v1 import event_pb2 as pb
@@ -35,8 +34,8 @@ def event_of(recording: Recording) -> pb.Event:
     record.request_id, record.selector = call.request_id, call.selector
     record.time.CopyFrom(event.time)
     if call.deadline is not None:
-        record.deadline.CopyFrom(_seconds(call.deadline - recording.began))
-    record.duration.CopyFrom(_seconds(recording.ended - recording.began))
+        record.deadline.CopyFrom(seconds_to(call.deadline - recording.began))
+    record.duration.CopyFrom(seconds_to(recording.ended - recording.began))
     record.revision = catalog.revision
     record.route_revision = 0 if route is None else route.revision
     if call.target is not None and (signature := _signature(catalog, call.target)) is not None:
@@ -68,17 +67,17 @@ def _attempts(record: pb.Call, recording: Recording) -> None:
             digest=_digest(recording.catalog, made.version),
             kind=made.kind,
             host=made.host,
-            start=_seconds(made.began - began),
+            start=seconds_to(made.began - began),
             outcome=_OUTCOMES[made.outcome],
             error=made.error,
         )
         if made.ended is not None:
-            attempt.end.CopyFrom(_seconds(made.ended - began))
+            attempt.end.CopyFrom(seconds_to(made.ended - began))
         if not won and answer is not None and _is_answer(made, recording):
             attempt.outcome, won = pb.Attempt.OUTCOME_WON, True
     if answer is not None and answer.attempt is Kind.DEFAULT:
         # No host was asked, so nothing of it is in the trail.
-        at = _seconds(recording.ended - began)
+        at = seconds_to(recording.ended - began)
         record.attempts.add(
             version=str(answer.served_by),
             kind=Kind.DEFAULT,
@@ -120,8 +119,3 @@ def _signature(catalog: Catalog, name: VersionName) -> Signature | None:
         return catalog.version(name).signature
     except NotFound:
         return None
-
-
-def _seconds(seconds: float) -> Duration:
-    nanos = max(0, int(seconds * 1e9))
-    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)

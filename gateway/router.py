@@ -8,7 +8,7 @@ from gateway.compiler import direct, routed
 from gateway.plan import Plan
 from gateway.sequences import Place, Sequence, Sequences
 from gateway.split import Turns, sticky
-from modelyard.catalog import Catalog, Route
+from modelyard.catalog import Catalog, Route, Target
 from modelyard.names import VersionName, is_version_number
 
 
@@ -44,7 +44,7 @@ class Router:
         self._clock = clock
         self._deadline = deadline
         self._max_attempts = max_attempts
-        self._turns: dict[str, tuple[int, Turns]] = {}
+        self._turns: dict[str, tuple[Route, Turns]] = {}
         self._plans: dict[object, Plan] = {}
         self._compiled_at = -1
         self._sequences = Sequences()
@@ -147,16 +147,21 @@ class Router:
             )
             return Choice("rendezvous", legs)
         if route.split:
-            turns = self._turns_of(route)
-            target = turns.peek() if peek else turns.next()
+            target = self._peek(route) if peek else self._turns_of(route).next()
             return Choice("split", ((catalog.pointed_at(model, target), 0.0),))
         return Choice("default", ((catalog.pointed_at(model, route.default), 0.0),))
 
     def _turns_of(self, route: Route) -> Turns:
         held = self._turns.get(route.model)
-        if held is None or held[0] != route.revision:
-            held = self._turns[route.model] = (route.revision, Turns(route.split))
+        if held is None or held[0] is not route:
+            held = self._turns[route.model] = (route, Turns(route.split))
         return held[1]
+
+    def _peek(self, route: Route) -> Target:
+        """Where the next call of a split would go; one by a route that is only tried, the first."""
+        held = self._turns.get(route.model)
+        turns = held[1] if held is not None and held[0] is route else Turns(route.split)
+        return turns.peek()
 
     def _in_sequence(self, catalog: Catalog, call: Call, sequence: Sequence) -> Plan:
         """A sequence stays on its version and its host; its calls are made once."""

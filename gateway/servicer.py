@@ -2,11 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
 from typing import TypeAlias
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from gateway.explain import explain
@@ -20,7 +18,8 @@ from gateway.shipping import Shipper
 from gateway.survival import Observed, curve
 from gateway.tap import Tap
 from modelyard.catalog import Catalog
-from modelyard.catalog.routes import route_from
+from modelyard.catalog.check import check
+from modelyard.catalog.convert_route import route_from, seconds_to
 from modelyard.errors import FailedPrecondition, InvalidArgument
 from modelyard.events.v1 import event_pb2
 from modelyard.gateway.v1 import gateway_service_pb2 as pb
@@ -81,7 +80,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         response = pb.GetStatusResponse(revision=self._catalog().revision)
         heard_at = self._heard_at()
         if heard_at is not None:
-            response.staleness.CopyFrom(_duration(max(now - heard_at, 0.0)))
+            response.staleness.CopyFrom(seconds_to(max(now - heard_at, 0.0)))
         if self._tap is not None:
             counts, waiting = self._tap.counts, self._tap.waiting
             response.event_log.recorded, response.event_log.written = (
@@ -95,7 +94,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
                 version=str(replica.version),
                 address=replica.address,
                 pending=replica.load.pending,
-                latency=_duration(replica.load.average),
+                latency=seconds_to(replica.load.average),
                 resting=replica.rests_until > now,
             )
         return response
@@ -111,7 +110,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             await asyncio.sleep(interval)
             now, at = self._meter.copy(), self._clock()
             response = pb.WatchTrafficResponse(
-                revision=self._catalog().revision, interval=_duration(at - then)
+                revision=self._catalog().revision, interval=seconds_to(at - then)
             )
             pending = self._pending()
             between = differences(now, before)
@@ -133,6 +132,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         route = catalog.routes.get(model)
         if request.HasField("route"):
             route = route_from(request.route)
+            check(catalog, route)
         deadline = None
         if request.HasField("deadline"):
             deadline = request.deadline.ToTimedelta().total_seconds()
@@ -156,7 +156,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             )
             for point in curve(observed):
                 shown.points.add(
-                    after=_duration(point.after),
+                    after=seconds_to(point.after),
                     answered=point.answered,
                     lower=point.lower,
                     upper=point.upper,
@@ -184,7 +184,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         response = pb.SuggestRendezvousResponse(miss=proposal.miss, kept=proposal.kept)
         for meeting in proposal.meetings:
             response.rendezvous.add(
-                target=Target(version=meeting.version), accept_from=_duration(meeting.accept_from)
+                target=Target(version=meeting.version), accept_from=seconds_to(meeting.accept_from)
             )
             response.shares.append(meeting.share)
         return response
@@ -230,9 +230,9 @@ def _traffic(key: Key, tally: Tally, pending: int) -> pb.Traffic:
         failed=tally.failed,
         pending=pending,
         retries=tally.attempts[Kind.RETRY].started if Kind.RETRY in tally.attempts else 0,
-        latency_p50=_duration(quantile(tally.latencies, 0.50)),
-        latency_p99=_duration(quantile(tally.latencies, 0.99)),
-        latency_p999=_duration(quantile(tally.latencies, 0.999)),
+        latency_p50=seconds_to(quantile(tally.latencies, 0.50)),
+        latency_p99=seconds_to(quantile(tally.latencies, 0.99)),
+        latency_p999=seconds_to(quantile(tally.latencies, 0.999)),
         attempts=[
             pb.AttemptCount(
                 kind=kind,
@@ -245,9 +245,3 @@ def _traffic(key: Key, tally: Tally, pending: int) -> pb.Traffic:
         ],
         budget_exhausted=tally.exhausted,
     )
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromTimedelta(timedelta(seconds=seconds))
-    return duration

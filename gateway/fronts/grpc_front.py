@@ -82,28 +82,36 @@ class InferenceFront(grpc.GenericRpcHandler):
         ends_on_error = (_TRITON_ERRORS, "true") in received
         window: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_WINDOW)
 
-        async def answer(payload: bytes, before: asyncio.Task[bytes] | None) -> bytes:
+        async def answer(call: Call, before: asyncio.Task[bytes] | None) -> bytes:
             if before is not None:
                 await asyncio.wait((before,))
-            metadata, request_id = forwarded(received)
             try:
-                call = self._call(payload, context.time_remaining(), metadata, request_id)
                 return envelope.stream_answer((await self._service(call)).payload)
             except ModelyardError as error:
-                if ends_on_error:
-                    raise
-                return envelope.stream_error(error.message, _id_of(payload))
+                return refuse(error, call.payload)
+
+        def refuse(error: ModelyardError, payload: bytes) -> bytes:
+            if ends_on_error:
+                raise error
+            return envelope.stream_error(error.message, _id_of(payload))
+
+        async def refused(error: ModelyardError, payload: bytes) -> bytes:
+            return refuse(error, payload)
 
         async def read() -> None:
             latest: dict[int | str, asyncio.Task[bytes]] = {}
             async for payload in requests:
-                sequence = _sequence_of(payload)
+                metadata, request_id = forwarded(received)
+                try:
+                    call = self._call(payload, context.time_remaining(), metadata, request_id)
+                except ModelyardError as error:
+                    await window.put(asyncio.create_task(refused(error, payload)))
+                    continue
+                sequence = call.sequence
                 before = latest.get(sequence.id) if sequence else None
-                task = asyncio.create_task(answer(payload, before))
+                task = asyncio.create_task(answer(call, before))
                 if sequence is not None:
-                    latest[sequence.id] = task
-                    if sequence.end:
-                        del latest[sequence.id]
+                    _note(latest, sequence, task)
                 await window.put(task)
             await window.put(None)
 
@@ -122,12 +130,21 @@ class InferenceFront(grpc.GenericRpcHandler):
                     left.cancel()
 
 
-def _sequence_of(payload: bytes) -> Sequence | None:
-    """The sequence of a request that may be malformed."""
-    try:
-        return sequence_of(envelope.read(payload).parameters)
-    except ModelyardError:
-        return None
+def _note(
+    latest: dict[int | str, asyncio.Task[bytes]], sequence: Sequence, task: asyncio.Task[bytes]
+) -> None:
+    """Notes what the next call of a sequence has to wait for, for as long as there is such."""
+    if sequence.end:
+        latest.pop(sequence.id, None)
+        return
+    latest[sequence.id] = task
+
+    def over(_: object) -> None:
+        # Many sequences never end: what has been computed is waited for no more.
+        if latest.get(sequence.id) is task:
+            del latest[sequence.id]
+
+    task.add_done_callback(over)
 
 
 def _id_of(payload: bytes) -> str:

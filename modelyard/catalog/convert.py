@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelyard import catalog as m
+from modelyard.catalog.convert_route import route_from, route_name, route_to
 from modelyard.catalog.hosts import Host, HostState
-from modelyard.catalog.routes import route_from, route_name, route_to
 from modelyard.names import LabelName, ModelName, VersionName, check_model
 from modelyard.registry.v1 import change_pb2, host_pb2, model_pb2, registry_service_pb2
 

@@ -22,6 +22,7 @@ from modelyard.catalog import (
     VersionRegistered,
     VersionUnloaded,
 )
+from modelyard.catalog.check import check
 from modelyard.catalog.hosts import CALLERS, POOLS, SHADOW
 from modelyard.errors import (
     InvalidArgument,
@@ -31,7 +32,6 @@ from modelyard.errors import (
     VersionInUse,
 )
 from modelyard.names import LIVE, PREVIOUS, LabelName, VersionName
-from services.registry import routes
 
 # The etag of what is not there yet.
 ABSENT = "0"
@@ -141,7 +141,7 @@ def replace_route(catalog: Catalog, route: Route, etag: str) -> Event:
     current = catalog.routes.get(route.model)
     if etag:
         _check_etag(f"models/{route.model}/route", etag, current.etag if current else ABSENT)
-    routes.check(catalog, route)
+    check(catalog, route)
     return RouteReplaced(route)
 
 

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from modelyard.catalog import Route, RouteRemoved, RouteReplaced
-from modelyard.catalog.routes import model_of, route_from, route_to
+from modelyard.catalog.convert_route import model_of, route_from, route_to
 from modelyard.registry.v1 import route_service_pb2 as pb
 from modelyard.registry.v1 import route_service_pb2_grpc
 from services.registry import decide

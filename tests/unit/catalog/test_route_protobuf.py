@@ -18,8 +18,8 @@ from modelyard.catalog import (
     Share,
     Target,
 )
+from modelyard.catalog.convert_route import model_of, route_from, route_name, route_to
 from modelyard.catalog.route import Json
-from modelyard.catalog.routes import model_of, route_from, route_name, route_to
 from modelyard.errors import InvalidName, InvalidRoute
 from modelyard.gateway.v1 import route_pb2 as pb
 

@@ -85,6 +85,26 @@ def test_a_loser_is_counted_as_far_as_it_was_seen() -> None:
     assert scene.first.record.attempts == 0
 
 
+def test_hedges_that_were_given_up_early_do_not_pull_the_trigger_down() -> None:
+    quiet, hedged = Scene(), Scene()
+    for scene in (quiet, hedged):
+        for index in range(400):
+            scene.answered(0.010 + 0.0001 * (index % 50))
+            if scene is hedged and index % 5 == 0:
+                # The first attempt answered right after its hedge had begun.
+                scene.guards.cancelled(scene.first, SIZE, 0.0002, scene.now)
+    hedge = Hedge(0.5)
+    one, other = (s.guards.trigger(V1, SIZE, hedge, s.now + 9.0) for s in (quiet, hedged))
+    assert one is not None and other is not None
+    assert other.delay == one.delay
+    # One that was given up after long tells of the tail, as far as it goes.
+    for _ in range(100):
+        hedged.guards.cancelled(hedged.first, SIZE, 0.5, hedged.now + 9.0)
+    slow = hedged.guards.trigger(V1, SIZE, Hedge(0.1), hedged.now + 9.5)
+    assert slow is not None
+    assert slow.delay > one.delay
+
+
 @pytest.mark.parametrize("error", [HostGone("gone"), Internal("bug")])
 def test_failures_open_the_circuit_and_eject(error: ModelyardError) -> None:
     scene = Scene()

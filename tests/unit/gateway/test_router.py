@@ -135,3 +135,16 @@ def test_a_sequence_is_made_once_where_it_began() -> None:
     found.began(last, "host-a")
     with pytest.raises(SequenceLost):
         found.plan(part())
+
+
+def test_a_route_that_is_only_tried_takes_no_turn_of_the_one_that_holds() -> None:
+    shares = (Share(LIVE, 1), Share(CANARY, 1))
+    live = Route("m", split=shares, revision=3)
+    held = catalog(live)
+    routing = router(held)
+    tried = Route("m", split=(Share(SMALL, 1), Share(CANARY, 0)), revision=3)
+    asked = [routing.plan(call()).attempts[0].target for _ in range(3)]
+    assert routing.choose(held, tried, "m", "", ()).legs[0][0] == V3
+    asked += [routing.plan(call()).attempts[0].target for _ in range(3)]
+    assert [asked.count(version) for version in (V1, V2, V3)] == [3, 3, 0]
+    assert asked == [V1, V2] * 3 or asked == [V2, V1] * 3

@@ -23,10 +23,10 @@ from modelyard.catalog import (
     Tensor,
     Version,
 )
+from modelyard.catalog.check import HEAVIEST, LONGEST_DEADLINE, MOST_TARGETS, check
 from modelyard.catalog.model import frozen
 from modelyard.errors import InvalidRoute
 from modelyard.names import VersionName
-from services.registry.routes import HEAVIEST, LONGEST_DEADLINE, MOST_TARGETS, check
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LIVE, CANARY, PREVIOUS = Target(label="live"), Target(label="canary"), Target(label="previous")

@@ -45,6 +45,12 @@ def duration_to(span: timedelta) -> Duration:
     return duration
 
 
+def seconds_to(seconds: float) -> Duration:
+    """Seconds, to protobuf; at most a nanosecond is lost."""
+    nanos = round(seconds * 1e9)
+    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
 def route_to(route: Route) -> pb.Route:
     """A route, to protobuf."""
     message = pb.Route(
