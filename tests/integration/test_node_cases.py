@@ -18,6 +18,7 @@ from modelyard.inference.v2 import open_inference_pb2 as pb
 from modelyard.inference.v2 import open_inference_pb2_grpc as pb_grpc
 from modelyard.names import VersionName
 from services.inference.host.engine import Engine
+from services.inference.host.service import ModelService
 from services.inference.host.servicer import HostServicer
 from services.inference.host.session import OnnxModel, SessionSettings
 from services.inference.host.tensors import DTYPES
@@ -122,7 +123,7 @@ async def test_node_cases_agree_with_onnxruntime(tmp_path: Path) -> None:
                 assert "protocol cannot carry" in refused.message, name
                 continue
             engine = Engine("m", onnx_model, workers, usual_ns=1e3)
-            serving[:] = [HostServicer(VersionName("m", 1), engine)]
+            serving[:] = [HostServicer(ModelService(VersionName("m", 1), engine))]
             response = await stub.ModelInfer(request("m", feeds), timeout=60)
             got = list(arrays_of(response).values())
             assert len(got) == len(expected), name

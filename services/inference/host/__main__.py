@@ -22,6 +22,7 @@ from services.inference.host import cpus, stages
 from services.inference.host.engine import Engine
 from services.inference.host.metrics import StatisticsCollector
 from services.inference.host.orphan import orphaned
+from services.inference.host.service import ModelService
 from services.inference.host.servicer import HostServicer
 from services.inference.host.session import OnnxModel, SessionSettings
 from services.inference.host.settings import HostSettings, parse
@@ -62,13 +63,13 @@ async def serve(settings: HostSettings, model: OnnxModel, usual_ns: float, threa
         workers = Workers(settings.workers or threads, settings.queue)
         ends.callback(workers.close)
         engine = Engine(settings.version.model, model, workers, usual_ns)
-        servicer = HostServicer(settings.version, engine)
+        service = ModelService(settings.version, engine)
         tracing = None
         if settings.otlp_endpoint:
             tracing = Tracing("host", settings.otlp_endpoint)
             ends.callback(tracing.close)
         server = Server(settings, (SERVICE,), tracing)
-        pb_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server.handlers)
+        pb_grpc.add_GRPCInferenceServiceServicer_to_server(HostServicer(service), server.handlers)
         if settings.metrics_port:
             collector = StatisticsCollector(settings.version, engine.statistics, workers)
             metrics = Metrics(f"127.0.0.1:{settings.metrics_port}", [collector])
@@ -83,7 +84,7 @@ async def serve(settings: HostSettings, model: OnnxModel, usual_ns: float, threa
             watch.cancel()
             stages.say("draining")
             await server.leave()
-            servicer.draining = True
+            service.draining = True
             stopping = asyncio.create_task(server.stop())
             impatient = asyncio.create_task(_stop_at(at_once, server))
             await stopping

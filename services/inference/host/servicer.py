@@ -1,31 +1,19 @@
-"""The Open Inference Protocol of one version, protobuf in and out."""
+"""The gRPC front of a host."""
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import grpc
 
-from modelyard.errors import (
-    HostGone,
-    InvalidArgument,
-    InvalidTensor,
-    ModelNotFound,
-    ModelyardError,
-    Unimplemented,
-    VersionNotFound,
-    VersionNotServing,
-)
+from modelyard.errors import ModelyardError, Unimplemented
 from modelyard.inference.v2 import open_inference_pb2 as pb
 from modelyard.inference.v2 import open_inference_pb2_grpc as pb_grpc
 from modelyard.metadata import TARGET
-from modelyard.names import VersionName
 from services.inference.host import description
-from services.inference.host.engine import Engine
-from services.inference.host.tensors import CONTENTS, Array, encode
+from services.inference.host.service import ModelService
 
 _log = logging.getLogger(__name__)
 
@@ -37,24 +25,18 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class HostServicer(pb_grpc.GRPCInferenceServiceServicer):
-    """Answers for one version of one model.
+    """Carries calls over gRPC to the service."""
 
-    Attributes:
-        draining: Set it, and new inference is refused as HostGone.
-    """
-
-    def __init__(self, version: VersionName, engine: Engine) -> None:
-        self.draining = False
-        self._version = version
-        self._number = str(version.number)
-        self._target = str(version)
-        self._engine = engine
+    def __init__(self, service: ModelService) -> None:
+        self._service = service
 
     async def ModelInfer(
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         """One inference."""
-        return await self._infer(request, _metadata(context, TARGET), context.time_remaining())
+        return await self._service.infer(
+            request, _metadata(context, TARGET), context.time_remaining()
+        )
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
@@ -102,7 +84,7 @@ class HostServicer(pb_grpc.GRPCInferenceServiceServicer):
         strict: bool,
     ) -> pb.ModelStreamInferResponse:
         try:
-            response = await self._infer(request, target, remaining)
+            response = await self._service.infer(request, target, remaining)
         except ModelyardError as error:
             if strict:
                 raise
@@ -121,93 +103,6 @@ class HostServicer(pb_grpc.GRPCInferenceServiceServicer):
             error_message=text, infer_response=pb.ModelInferResponse(id=request.id)
         )
 
-    async def _infer(
-        self, request: pb.ModelInferRequest, target: str | None, remaining: float | None
-    ) -> pb.ModelInferResponse:
-        began = time.monotonic_ns()
-        engine, statistics = self._engine, self._engine.statistics
-        try:
-            if self.draining:
-                raise HostGone("the host ends; try another")
-            self._check_target(target, request.model_name, request.model_version)
-            deadline = _deadline(began, remaining, request)
-            wanted = engine.select([o.name for o in request.outputs])
-            feeds, size = self._decode(request)
-            decoded = time.monotonic_ns()
-            results, queued, ran = await engine.run(feeds, wanted, size, deadline)
-            response = pb.ModelInferResponse(
-                model_name=self._version.model, model_version=self._number, id=request.id
-            )
-            for tensor, result in zip(wanted, results, strict=True):
-                response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=result.shape)
-                response.raw_output_contents.append(encode(result))
-        except BaseException as error:  # counted, whatever it is, and raised on
-            statistics.failed(time.monotonic_ns() - began, error)
-            raise
-        statistics.answered(began, decoded, queued, ran, time.monotonic_ns())
-        return response
-
-    def _decode(self, request: pb.ModelInferRequest) -> tuple[dict[str, Array], int]:
-        """The inputs as arrays, and how many bytes they took (0 for typed contents)."""
-        inputs = request.inputs
-        raws = request.raw_input_contents
-        plan = self._engine.plan(tuple((i.name, i.datatype, tuple(i.shape)) for i in inputs))
-        feeds: dict[str, Array] = {}
-        size = 0
-        if not raws:
-            for slot, given in zip(plan, inputs, strict=True):
-                field = CONTENTS.get(slot.datatype)
-                if field is None:
-                    if slot.count:
-                        raise InvalidTensor(
-                            f"input '{slot.name}' for model '{slot.model}' is {slot.datatype},"
-                            " which travels in raw_input_contents only",
-                            input=slot.name,
-                        )
-                    feeds[slot.name] = slot.raw(b"")
-                else:
-                    feeds[slot.name] = slot.typed(getattr(given.contents, field))
-                    size += slot.size
-            return feeds, size
-        if len(raws) != len(inputs):
-            raise InvalidTensor(
-                f"expected {len(inputs)} raw input contents but got {len(raws)}"
-                f" for model '{self._version.model}'"
-            )
-        for slot, given, raw in zip(plan, inputs, raws, strict=True):
-            if given.HasField("contents"):
-                raise InvalidTensor(
-                    "contents field must not be specified when using raw_input_contents"
-                    f" for '{slot.name}' for model '{slot.model}'",
-                    input=slot.name,
-                )
-            feeds[slot.name] = slot.raw(raw)
-            size += len(raw)
-        return feeds, size
-
-    def _check_target(self, target: str | None, model: str, version: str) -> None:
-        """Raises unless the call is for this version.
-
-        The gateway names its choice in the metadata; the request's own version may then be a
-        label, which a host knows nothing about.
-        """
-        if target is not None:
-            if target != self._target:
-                raise VersionNotServing(
-                    f"this host serves {self._target}, not {target}", version=target
-                )
-        elif model != self._version.model or (version and version != self._number):
-            raise self._unknown(model, version)
-
-    def _unknown(self, model: str, version: str) -> ModelyardError:
-        if model != self._version.model:
-            return ModelNotFound(f"Request for unknown model: '{model}' is not found", model=model)
-        return VersionNotFound(
-            f"Request for unknown model: '{model}' version {version} is not found",
-            model=model,
-            version=version,
-        )
-
     async def ServerLive(
         self, request: pb.ServerLiveRequest, context: Context
     ) -> pb.ServerLiveResponse:
@@ -218,17 +113,13 @@ class HostServicer(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ServerReadyRequest, context: Context
     ) -> pb.ServerReadyResponse:
         """True until the host drains."""
-        return pb.ServerReadyResponse(ready=not self.draining)
+        return self._service.ready(request)
 
     async def ModelReady(
         self, request: pb.ModelReadyRequest, context: Context
     ) -> pb.ModelReadyResponse:
         """True for the version served, until the host drains."""
-        try:
-            self._check_target(_metadata(context, TARGET), request.name, request.version)
-        except ModelyardError:
-            return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=not self.draining)
+        return self._service.model_ready(request, _metadata(context, TARGET))
 
     async def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: Context
@@ -240,29 +131,25 @@ class HostServicer(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse:
         """The inputs and outputs."""
-        self._check_target(_metadata(context, TARGET), request.name, request.version)
-        return description.metadata(self._version, self._engine.signature)
+        return self._service.metadata(request, _metadata(context, TARGET))
 
     async def ModelConfig(
         self, request: pb.ModelConfigRequest, context: Context
     ) -> pb.ModelConfigResponse:
         """The configuration, as perf_analyzer and Triton's clients read it."""
-        self._check_target(_metadata(context, TARGET), request.name, request.version)
-        return description.config(self._version, self._engine.signature)
+        return self._service.config(request, _metadata(context, TARGET))
 
     async def ModelStatistics(
         self, request: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse:
         """Counts and times since the host began."""
-        if request.name:
-            self._check_target(_metadata(context, TARGET), request.name, request.version)
-        return description.statistics(self._version, self._engine.statistics)
+        return self._service.statistics(request, _metadata(context, TARGET))
 
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
         """The one version."""
-        return description.index(self._version, ready=not self.draining, only_ready=request.ready)
+        return self._service.index(request)
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context
@@ -282,18 +169,3 @@ def _metadata(context: Context, key: str) -> str | None:
         if name == key:
             return value if isinstance(value, str) else value.decode()
     return None
-
-
-def _deadline(now: int, remaining: float | None, request: pb.ModelInferRequest) -> int | None:
-    """When the call's time is over: its own deadline, or its parameter `timeout` if sooner."""
-    deadline = None if remaining is None else now + int(remaining * 1e9)
-    if request.parameters and "timeout" in request.parameters:
-        timeout = request.parameters["timeout"]
-        choice = timeout.WhichOneof("parameter_choice")
-        if choice not in ("int64_param", "uint64_param"):
-            raise InvalidArgument("the parameter 'timeout' is not an integer (microseconds)")
-        microseconds = getattr(timeout, choice)
-        if microseconds > 0:
-            given = now + microseconds * 1000
-            deadline = given if deadline is None else min(deadline, given)
-    return deadline
