@@ -245,8 +245,7 @@ class Racer:
                 _failed(race, index, error, now)
 
     async def _wait(self, run: _Run, seconds: float) -> None:
-        # What `asyncio.wait` does, for tasks that tell by themselves when they end: a third of
-        # its time.
+        # What `asyncio.wait` does, for tasks that tell by themselves when they end.
         done = [task for task in run.pending if task.done()]
         if not done:
             loop = asyncio.get_running_loop()

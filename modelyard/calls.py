@@ -6,7 +6,7 @@ every version that was measured (docs/adr/0006-the-grpcio-pin.md; grpc/grpc#4336
 RPC alone is cancelled: its batch ends, and everything is given back.
 
 `Method` goes further, for those whose every call counts: it asks the core of grpc.aio without the
-call object around it, which costs a call some 60 us (docs/adr/0011-the-core-of-grpc-aio.md).
+call object around it, which does more than a lane needs (docs/adr/0011-the-core-of-grpc-aio.md).
 Both name private parts of grpcio, both do without where these are not there, and one contract
 suite runs over all ways.
 """
@@ -108,7 +108,7 @@ class Method:
 async def _end_of(task: "asyncio.Task[Any]") -> None:
     """Waits for a task that is never cancelled, only no longer waited for.
 
-    What `asyncio.shield` does, in half of its time.
+    What `asyncio.shield` does, without a second future.
     """
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -68,6 +68,8 @@ def route(
         raise typer.BadParameter(
             "-f, --reset, --explain, --curves and --suggest exclude each other"
         )
+    if not miss:
+        raise typer.BadParameter("--miss 0 cannot be kept: no curve reaches all calls")
     if suggest and not sla:
         raise typer.BadParameter("--suggest needs --sla")
     with Client(address) as client:

@@ -98,10 +98,13 @@ async def serve(settings: ShadowSettings) -> None:
             opening.cancel()
             return
         await opening
+        routes = asyncio.create_task(manager.follow_routes(), name="routes")
+        ends.callback(routes.cancel)
         await server.serving()
         _log.info("serving", address=address)
         await ending.wait()
         _log.info("draining")
+        routes.cancel()
         await manager.close()
         await server.drain()
 

@@ -39,6 +39,7 @@ from services.shadow.read import request_of
 from services.shadow.replay import Hosts
 from services.shadow.report import report_of
 from services.shadow.runner import Findings, Runner, begin, resume
+from services.shadow.standing import ROUTE, Known, Pair, to_start, to_stop
 from services.shadow.store import AwaitingTruth, Store
 from services.shadow.yard import Yard
 
@@ -49,6 +50,7 @@ _ACTIVE = (State.STATE_WAITING, State.STATE_RUNNING)
 _BACKOFF = Backoff(first=0.2, factor=2.0, limit=10.0)
 # Whoever asks for hosts that cannot serve is told why, so often.
 _LOOK_FOR_HOSTS = 1.0
+_LOOK_AT_ROUTES = 0.2
 # A replay under way has so long to end when its evaluation is stopped.
 _HALT = 5.0
 # A report is given again to who watches, so often at most.
@@ -206,6 +208,40 @@ class Manager:
         _log.info("evaluation started", name=name, candidates=numbers, baseline=base)
         return evaluation
 
+    async def follow_routes(self) -> None:
+        """Starts and stops what routes ask for by their shadows; never returns."""
+        while True:
+            catalog = self._catalog()
+            for pair, sample in to_start(catalog, self._known()).items():
+                plan = evaluation_pb2.Plan(sample=sample)
+                try:
+                    await self.start(
+                        pair.model,
+                        [str(pair.candidate)],
+                        str(pair.baseline),
+                        plan,
+                        actor=ROUTE,
+                        note="the route's shadow",
+                        request_id="",
+                    )
+                except ModelyardError as error:
+                    _log.warning("a route's shadow waits", model=pair.model, error=error.message)
+            for name in to_stop(catalog, self._known()):
+                await self.stop(name)
+            while self._catalog() is catalog:
+                await asyncio.sleep(_LOOK_AT_ROUTES)
+
+    def _known(self) -> list[Known]:
+        return [
+            Known(
+                e.name,
+                tuple(Pair(model_of(e.name), number, e.baseline) for number in e.candidates),
+                e.state in _ACTIVE,
+                e.actor == ROUTE,
+            )
+            for e in self._evaluations.values()
+        ]
+
     async def stop(self, name: str) -> evaluation_pb2.Evaluation:
         """Stops an evaluation; one that has ended stays as it is. Raises as `get`."""
         evaluation = self.get(name)
@@ -296,7 +332,8 @@ class Manager:
         if isinstance(feed, LiveFeed):
             # The group exists before the tap is opened: no event of the sample is missed.
             await feed.ready()
-            for version in candidates:
+            # A route that asked for it samples by itself, and by what it says.
+            for version in candidates if evaluation.actor != ROUTE else ():
                 await self._yard.record(version, plan.sample, f"evaluation {name}")
         await self._wait_for_hosts(name, asked)
         await self._tell(name, State.STATE_RUNNING, "")
@@ -402,7 +439,7 @@ class Manager:
         in_use = {number for other in others for number in (*other.candidates, other.baseline)}
         shadowed = {number for other in others for number in other.candidates}
         note = f"evaluation {name} has ended"
-        for number in evaluation.candidates:
+        for number in evaluation.candidates if evaluation.actor != ROUTE else ():
             if number not in shadowed and not evaluation.plan.HasField("window"):
                 await self._yard.stop_recording(VersionName(model, number), note)
         for number in (*evaluation.candidates, evaluation.baseline):

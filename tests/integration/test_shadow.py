@@ -313,3 +313,25 @@ def test_a_version_that_is_evaluated_cannot_be_deleted(yard):
 
 def _shadowed(yard, number):
     return any(v.number == number and v.shadowed for v in yard.client.versions("m"))
+
+
+def test_a_route_asks_for_an_evaluation_by_its_shadow(yard):
+    client, number = yard.client, yard.numbers["worse"]
+    evaluation = None
+    # Another baseline than the tests before had: a pair is evaluated once.
+    client.replace_route(
+        "m",
+        parse(
+            f"default: {{version: {yard.numbers['better']}}}\n"
+            f"shadow: [{{version: {number}, sample: 1.0}}]"
+        ),
+    )
+    with Traffic(yard, truths=False):
+        evaluation = eventually(
+            lambda: next((e for e in client.evaluations("m") if e.actor == "route"), None), 30
+        )
+        eventually(lambda: client.report(evaluation.name).candidates[0].verdict == REJECT, 60)
+    assert list(evaluation.candidates) == [number]
+    # Its entry is the route's own, and stays.
+    assert client.route("m").shadow[0].target.version == number
+    client.replace_route("m", parse("tap: {sample: 1.0}"))
