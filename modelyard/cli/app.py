@@ -2,7 +2,7 @@
 
 import typer
 
-from modelyard.cli import catalog, inference, routes, run, shadow, top
+from modelyard.cli import archive, catalog, inference, routes, run, shadow, top
 
 app = typer.Typer(
     name="modelyard",
@@ -32,3 +32,4 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(shadow.app, name="shadow")
+app.add_typer(archive.app, name="archive")
