@@ -115,15 +115,21 @@ def export(
     tenant: Tenant = None,
     failed: Failed = None,
     disagreeing: Disagreeing = False,
+    labelled: Annotated[
+        bool, typer.Option("--labelled", help="Those whose truth is known.")
+    ] = False,
     archive: Place = None,
 ) -> None:
     """Write calls to a file: a training set, or one to replay.
 
-    An .npz holds `in.NAME`, `out.NAME` and `truth.NAME`, the rows of all calls one after the other,
-    as far as they have the same shapes; the others hold the rows of the archive, with `truth`.
+    An .npz holds `in.NAME` and `out.NAME`, the rows of all calls of the first one's signature one
+    after the other, and `truth.NAME` where the truth about each of them is known; --labelled takes
+    those alone. The others hold the rows of the archive, with `truth`.
     """
     asked = _query(name, since, until, version, tenant, failed)
     rows = _rows(_open(archive), asked, None, disagreeing)
+    if labelled:
+        rows = (row for row in rows if "truth" in row)
     match to.suffix:
         case ".parquet":
             count = _to_parquet(rows, to)
@@ -313,6 +319,7 @@ def _to_npz(rows: Iterator[dict[str, Any]], to: Path) -> int:
     from modelyard.inference.v2 import open_inference_pb2 as oip
 
     columns: dict[str, list[Any]] = {}
+    truths: dict[str, list[Any]] = {}
     count = 0
     for row in rows:
         if row["request"] is None or row["response"] is None or row["redacted"]:
@@ -322,12 +329,14 @@ def _to_npz(rows: Iterator[dict[str, Any]], to: Path) -> int:
         made |= {f"in.{name}": array for name, array in inputs.items()}
         outputs = outputs_of(oip.ModelInferResponse.FromString(row["response"]))
         made |= {f"out.{name}": array for name, array in outputs.items()}
-        made |= {f"truth.{n}": np.asarray(t) for n, t in row.get("truth", {}).items()}
         if columns and made.keys() != columns.keys():
-            continue  # Another signature, or no truth where the first call has one.
+            continue  # Another signature.
         for name, array in made.items():
             columns.setdefault(name, []).append(np.atleast_1d(array))
+        for name, truth in row.get("truth", {}).items():
+            truths.setdefault(f"truth.{name}", []).append(np.atleast_1d(np.asarray(truth)))
         count += 1
+    columns |= {name: told for name, told in truths.items() if len(told) == count}
     try:
         arrays = {name: _joined(parts) for name, parts in columns.items()}
     except ValueError as error:

@@ -97,6 +97,14 @@ def test_sets_are_exported(yard, asked, tmp_path):
     held = np.load(tmp_path / "set.npz")
     assert held["in.x"].shape == (20, 4)
     assert held["out.label"].shape == (20,)
+    assert "truth.label" not in held
+    done = yard.cli(
+        *("archive", "export", "m", "--labelled", "--to", str(tmp_path / "known.npz")),
+        *archive(yard),
+    )
+    known = np.load(tmp_path / "known.npz")
+    assert known["truth.label"].shape == known["out.label"].shape == (10,)
+    assert (known["truth.label"] != known["out.label"]).sum() == 5
     wrong = yard.cli("archive", "export", "m", "--to", str(tmp_path / "set.csv"), *archive(yard))
     assert wrong.returncode == 2
 
