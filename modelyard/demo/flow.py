@@ -78,6 +78,7 @@ class Flow:
         self._digits = digits
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._telling = threading.Event()
         self._changed = threading.Condition(self._lock)
 
     @contextmanager
@@ -95,6 +96,15 @@ class Flow:
             self._stop.set()
             for caller in callers:
                 caller.join()
+
+    @contextmanager
+    def telling_truths(self) -> Iterator[None]:
+        """While the block runs, callers tell what the images really showed."""
+        self._telling.set()
+        try:
+            yield
+        finally:
+            self._telling.clear()
 
     def wait_for(self, version: int | None, calls: int, timeout: float = 30.0) -> bool:
         """Returns after so many more answers (of one version); False when time is over."""
@@ -120,6 +130,9 @@ class Flow:
             image = self._images[index : index + 1]
             try:
                 answer = self._client.infer(self._model, {"X": image}, deadline=_DEADLINE)
+                if self._telling.is_set():
+                    truth = {"label": [int(self._digits[index])]}
+                    self._client.feedback(self._model, answer.request_id, truth)
             except ModelyardError as error:
                 with self._changed:
                     self.count.failures[f"{error.reason}: {error.message}"] += 1

@@ -1,6 +1,6 @@
 """The tour, in front of your eyes.
 
-Register, infer, hand over, survive a kill, hedge a frozen host, fall back, roll back.
+Register, infer, shadow, promote, survive a kill, hedge a frozen host, fall back, roll back.
 
 Calls flow from the first hand-over to the last. The tour fails if one of them does.
 """
@@ -23,6 +23,8 @@ from rich.text import Text
 
 from modelyard.cli import progress
 from modelyard.cli.changes import described
+from modelyard.cli.plan import gate
+from modelyard.cli.report import bar
 from modelyard.cli.route_yaml import parse
 from modelyard.client import Client
 from modelyard.demo import models, private
@@ -30,6 +32,7 @@ from modelyard.demo.flow import Count, Flow
 from modelyard.errors import ModelyardError, VersionNotServing
 from modelyard.names import LIVE
 from modelyard.registry.v1 import host_pb2
+from modelyard.shadow.v1 import evaluation_pb2, report_pb2
 
 _MODEL = "digits"
 _REPLICAS = 2
@@ -41,6 +44,9 @@ _PATIENCE = 60.0
 _HEDGES, _FROZEN = 5, 6.0
 # A yard that has just registered a version has all its hosts after so many seconds.
 _SETTLING = 20.0
+# What a candidate must hold: by the truth at most 1 % worse, and as good as never failing.
+_GATES = ("loss:label=0.01", "errors=0.01")
+_FIRST_LOOK = 100
 # The bar of a version, in characters, and how its parts are drawn.
 _WIDTH = 40
 _COLORS = {
@@ -101,10 +107,13 @@ class _Tour:
 
             self._flow = Flow(client, _MODEL, digits.images, digits.digits, self._count)
             with self._flow.running(), self._live if self._console.is_terminal else nullcontext():
-                self._title(f"Hand over to {second_name}, while calls flow")
+                self._title(f"Try {second_name} in the shadow, while calls flow")
                 self._flow.wait_for(one, _CALLS)
-                two = self._register(_MODEL, second, golden=digits.golden)
-                client.label(_MODEL, LIVE, two, note=f"{second_name} is better")
+                two = self._register(_MODEL, second, golden=digits.golden, wait=False)
+                verdict = self._evaluate(two)
+
+                self._title(f"Promote {second_name}, while calls flow")
+                client.label(_MODEL, LIVE, two, note=verdict)
                 self._flow.wait_for(two, _CALLS)
                 self._tell_count("live points at it")
 
@@ -125,13 +134,19 @@ class _Tour:
             return self._sum_up()
 
     def _register(
-        self, name: str, file: Path, *, label: str | None = None, golden: Path | None = None
+        self,
+        name: str,
+        file: Path,
+        *,
+        label: str | None = None,
+        golden: Path | None = None,
+        wait: bool = True,
     ) -> int:
         # One thing at a time may draw on the terminal.
         quiet = self._live.is_started
         with nullcontext() if quiet else progress.shown(f"{name}, {file.name}") as listener:
             done = self._client.register(
-                name, file, label, golden, {"from": "the tour"}, wait=True, progress=listener
+                name, file, label, golden, {"from": "the tour"}, wait=wait, progress=listener
             )
         about = f"{file.stat().st_size / 1024:.0f} KiB, {done.digest[:19]}…"
         self._say(f"registered [bold]{done.name}[/] ({about})")
@@ -155,6 +170,37 @@ class _Tour:
         self._say(
             f"{image.name} of the onnx package, output {list(output.shape)}:"
             " equal to the output that ships with it"
+        )
+
+    def _evaluate(self, version: int) -> str:
+        """Replays the calls on a version that nobody depends on, until there is a verdict."""
+        plan = evaluation_pb2.Plan(sample=1.0, baseline_sample=0.1, gates=map(gate, _GATES))
+        note = "before anyone depends on it"
+        evaluation = self._client.start_evaluation(_MODEL, [version], plan=plan, note=note)
+        self._say(f"calls are replayed on a host of its own; it must hold {', '.join(_GATES)}")
+        told, last = 0, report_pb2.Report()
+        with self._flow.telling_truths():
+            for last in self._client.reports(evaluation.name):
+                loss = last.candidates[0].gates[0] if last.candidates[0].gates else None
+                if loss is not None and loss.events >= max(_FIRST_LOOK, 2 * told):
+                    told = loss.events
+                    self._tell_gate(loss)
+        (candidate,) = last.candidates
+        if candidate.verdict != report_pb2.VERDICT_PROMOTE:
+            raise ModelyardError(f"{evaluation.name}: {'; '.join(candidate.reasons)}")
+        self._tell_gate(candidate.gates[0])
+        counts = last.counts
+        self._say(
+            f"verdict: [bold green]PROMOTE[/], after {counts.replayed} replays and"
+            f" {counts.labelled} truths; wrong with a probability of at most {plan.alpha or 0.05:g}"
+        )
+        return f"{evaluation.name.rpartition('/')[2]}: {candidate.reasons[0]}"
+
+    def _tell_gate(self, loss: report_pb2.GateReport) -> None:
+        lower, upper = loss.interval.lower, loss.interval.upper
+        self._say(
+            f"after {loss.events:>5} truths it is worse by {lower:+.3f} to {upper:+.3f}"
+            f" than what is live  {bar(loss)}"
         )
 
     def _kill_one(self, version: int) -> None:

@@ -67,8 +67,16 @@ class Awaiting(Protocol):
 
     async def put(
         self, request_id: str, answers: Mapping[int, bytes], parts: Sequence[tuple[str, str]]
-    ) -> None:
-        """Keeps the serialized answers to a request: `LIVE`'s, and each candidate's."""
+    ) -> bytes | None:
+        """Keeps the serialized answers to a request: `LIVE`'s, and each candidate's.
+
+        Returns:
+            The serialized truth, where it came before them.
+        """
+        ...
+
+    async def early(self, request_id: str, truth: bytes) -> None:
+        """Keeps a serialized truth whose answers are not there yet."""
         ...
 
     async def get(
@@ -317,7 +325,11 @@ class Runner:
             return
         first = next(iter(self.findings.evidence.values()))
         answers = {LIVE: seen.answer, **replies}
-        await self._awaiting.put(seen.request_id, answers, first.where(seen))
+        truth = await self._awaiting.put(seen.request_id, answers, first.where(seen))
+        if truth is not None and seen.request_id not in self._joined:
+            # Told through another gateway, or so soon that it overtook its call in the log.
+            self.findings.tally.unmatched -= 1
+            await self._learn(event_pb2.Event.FromString(truth))
 
     async def _learn(self, event: event_pb2.Event) -> None:
         """Joins a truth with the answers that wait for it."""
@@ -328,6 +340,8 @@ class Runner:
             held = await self._awaiting.get(request_id)
         if held is None:
             tally.unmatched += 1
+            if request_id not in self._joined:
+                await self._awaiting.early(request_id, event.SerializeToString())
             return
         answers, parts = held
         truths, fitted = truths_of(event), False

@@ -15,6 +15,8 @@ from modelyard.shadow.v1 import evaluation_pb2
 from services.shadow.observation import Arrays
 
 _EVALUATIONS = "{modelyard}:evaluations"
+# A truth that came before its call waits so long for it, in seconds.
+_EARLY = 3600
 _REQUESTS = "{modelyard}:evaluation-requests"
 
 
@@ -81,10 +83,10 @@ class AwaitingTruth:
 
     async def put(
         self, request_id: str, answers: Mapping[int, bytes], parts: Sequence[tuple[str, str]]
-    ) -> None:
+    ) -> bytes | None:
         """See `Awaiting.put`."""
         if sum(map(len, answers.values())) > self._largest:
-            return
+            return None
         fields: dict[str, bytes] = {str(number): raw for number, raw in answers.items()}
         fields["parts"] = json.dumps(list(parts)).encode()
         key = self._prefix + request_id
@@ -92,7 +94,17 @@ class AwaitingTruth:
             pipe = self._redis.pipeline(transaction=False)
             pipe.hset(key, mapping=fields)
             pipe.expire(key, max(1, int(self._age)))
-            await pipe.execute()
+            pipe.get(self._truth_key(request_id))
+            truth: bytes | None = (await pipe.execute())[-1]
+        return truth
+
+    async def early(self, request_id: str, truth: bytes) -> None:
+        """See `Awaiting.early`."""
+        with _answering():
+            await self._redis.set(self._truth_key(request_id), truth, ex=_EARLY)
+
+    def _truth_key(self, request_id: str) -> str:
+        return f"{self._prefix}truth:{request_id}"
 
     async def get(
         self, request_id: str
@@ -110,7 +122,11 @@ class AwaitingTruth:
 
     async def forget(self, request_ids: Iterable[str]) -> None:
         """See `Awaiting.forget`."""
-        keys = [self._prefix + request_id for request_id in request_ids]
+        keys = [
+            key
+            for request_id in request_ids
+            for key in (self._prefix + request_id, self._truth_key(request_id))
+        ]
         if keys:
             with _answering():
                 await self._redis.unlink(*keys)

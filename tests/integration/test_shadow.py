@@ -22,6 +22,7 @@ from tests.kit.classifiers import classifier, draw, truth
 from tests.kit.yard import eventually, running_yard
 
 PROMOTE, REJECT = report_pb2.VERDICT_PROMOTE, report_pb2.VERDICT_REJECT
+RUNNING = evaluation_pb2.Evaluation.STATE_RUNNING
 DECIDED = evaluation_pb2.Evaluation.STATE_DECIDED
 STOPPED = evaluation_pb2.Evaluation.STATE_STOPPED
 
@@ -198,6 +199,21 @@ def _archived(yard):
     return sum(batch.num_rows for batch in Archive(str(yard.layout.archive)).calls(Query("m")))
 
 
+def test_a_truth_that_overtakes_its_call_is_joined_all_the_same(yard):
+    client, rng = yard.client, np.random.default_rng(9)
+    made = evaluation_pb2.Plan(sample=1.0, gates=[gate("loss:label=0.5")], canary=True)
+    evaluation = client.start_evaluation("m", [yard.numbers["equal"]], plan=made).name
+    eventually(lambda: client.report(evaluation).evaluation.state == RUNNING, 30)
+    for _ in range(30):
+        x = draw(rng)
+        answer = client.infer("m", {"x": x})
+        # At once: the record of the call still waits for others, to be written with them.
+        client.feedback("m", answer.request_id, {"label": truth(x).tolist()})
+    counts = eventually(lambda: _settled(client, evaluation, 30), 60)
+    client.stop_evaluation(evaluation)
+    assert (counts.labelled, counts.unmatched) == (30, 0)
+
+
 def running(yard, **more):
     made = evaluation_pb2.Plan(sample=1.0, gates=[gate("difference=0.9")], canary=True, **more)
     return yard.client.start_evaluation("m", [yard.numbers["equal"]], plan=made)
@@ -227,9 +243,11 @@ def _replayed(client, evaluation):
         return 0
 
 
-def _settled(client, evaluation):
+def _settled(client, evaluation, least=0):
     """The counts, once no more come."""
     one = client.report(evaluation).counts
+    if one.replayed < least:
+        return None
     time.sleep(1.5)
     other = client.report(evaluation).counts
     return other if one.seen == other.seen else None
