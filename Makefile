@@ -16,7 +16,7 @@ LOCK_FLAGS := -q --universal --python-version 3.11 --generate-hashes --no-emit-i
 	--no-emit-find-links --no-header --no-annotate --all-extras --group dev
 SOURCES := modelyard gateway services benchmarks tests tools
 
-.PHONY: help demo up test check generate format bench bench-tail bench-peers soak soak-races floors lock clean
+.PHONY: help demo up test check generate format bench bench-tail bench-shadow bench-peers soak soak-races floors lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,10 @@ bench-tail: .venv/stamp ## Tails with and without hedging, and a rendezvous besi
 
 bench-peers: .venv/stamp ## Fetches the peers that `bench` compares with, each into its own environment
 	@$(BIN)/python -m benchmarks.peers.install $(ARGS)
+
+bench-shadow: .venv/stamp ## How often verdicts are wrong, and what shadows cost served calls (15 minutes)
+	@$(BIN)/python -m benchmarks.verdicts
+	@$(BIN)/python -m benchmarks.shadow_cost $(ARGS)
 
 soak: .venv/stamp ## Memory over calls, cancelled calls and replacements; ARGS='--grpcio 1.82.3 1.85.1'
 	@$(BIN)/python -m benchmarks.soak $(ARGS)

@@ -33,12 +33,15 @@ class Order:
         request: A file with a serialized ModelInferRequest.
         in_flight: Calls under way at any moment.
         seconds: How long.
+        rate: Calls a second that are begun whatever becomes of those before them, their time
+            counted from when they were due; 0 for a closed loop.
     """
 
     address: str
     request: str
     in_flight: int
     seconds: float
+    rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,37 @@ async def closed_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sam
         p99=round(float(p99), 1),
         throughput=round(len(times) / elapsed, 1),
         first_error=errors[0] if errors else "",
+    )
+
+
+async def open_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sample:
+    """Calls at a rate; who is late has waited."""
+    times: list[float] = []
+    errors: list[str] = []
+    began = time.perf_counter()
+
+    async def call(due: float) -> None:
+        try:
+            await one()
+        except grpc.aio.AioRpcError as error:
+            errors.append(f"{error.code().name}: {error.details()}")
+        else:
+            times.append(time.perf_counter() - due)
+
+    async with asyncio.TaskGroup() as calls:
+        for index in range(int(order.seconds * order.rate)):
+            due = began + index / order.rate
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            calls.create_task(call(due))
+    elapsed = time.perf_counter() - began
+    p50, p99 = np.percentile(times, (50, 99)) * 1e6 if times else (0.0, 0.0)
+    return Sample(
+        len(times),
+        len(errors),
+        round(float(p50), 1),
+        round(float(p99), 1),
+        round(len(times) / elapsed, 1),
+        errors[0] if errors else "",
     )
 
 
@@ -127,7 +161,8 @@ class Client:
             )
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
         payload = Path(order.request).read_bytes()
-        return await closed_loop(lambda: call(payload, timeout=_CALL_TIMEOUT), order)
+        loop = open_loop if order.rate else closed_loop
+        return await loop(lambda: call(payload, timeout=_CALL_TIMEOUT), order)
 
 
 async def main() -> None:

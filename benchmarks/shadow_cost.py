@@ -1,0 +1,151 @@
+"""What recording and shadowing cost the calls that are served (`python -m benchmarks.shadow_cost`).
+
+Calls at a rate that leaves the machine half idle, round by round in turn: without anything, then
+with one scene. A ratio is the median over rounds of that round's ratio to the one before it.
+Results go to benchmarks/results/shadow-cost.{md,json}.
+"""
+
+import argparse
+import os
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, models, report
+from benchmarks.compare import save
+from benchmarks.load import Order, Sample
+from benchmarks.processes import LoadClient, Yard, load_client, yard
+from modelyard.cli.plan import gate
+from modelyard.cli.route_yaml import parse
+from modelyard.registry.v1 import host_pb2
+from modelyard.shadow.v1 import evaluation_pb2
+
+MODEL = "mlp"
+# A slow one takes some 50 times as long as a call does.
+_SLOW_ROUNDS = 60_000
+_SETTLE = 1.5
+
+
+@contextmanager
+def tapped(served: Yard) -> Iterator[None]:
+    """Every call is recorded."""
+    served.client.replace_route(MODEL, parse("tap: {sample: 1.0}"))
+    try:
+        yield
+    finally:
+        served.client.remove_route(MODEL)
+
+
+@contextmanager
+def shadowed(
+    served: Yard, version: int, during: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Every call is replayed on a candidate, and one in five on the baseline."""
+    plan = evaluation_pb2.Plan(sample=1.0, gates=[gate("errors=1")], canary=True)
+    name = served.client.start_evaluation(MODEL, [version], plan=plan).name
+    running = evaluation_pb2.Evaluation.STATE_RUNNING
+    until = time.monotonic() + 60
+    while served.client.report(name).evaluation.state != running:
+        if time.monotonic() > until:
+            raise SystemExit(f"{name} does not run: {served.client.report(name).evaluation.reason}")
+        time.sleep(0.1)
+    stop = threading.Event()
+
+    def again() -> None:
+        while during is not None and not stop.wait(0.5):
+            during()
+
+    thread = threading.Thread(target=again)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        served.client.stop_evaluation(name)
+
+
+def killer(served: Yard, version: int) -> Callable[[], None]:
+    """Kills the candidate's hosts whenever one serves."""
+
+    def kill() -> None:
+        for host in served.client.hosts(MODEL):
+            serves = host.pool == "shadow" and host.state == host_pb2.Host.STATE_SERVING
+            if serves and host.version.endswith(f"/{version}"):
+                os.kill(host.pid, signal.SIGKILL)
+
+    return kill
+
+
+def measure(client: LoadClient, order: Order) -> Sample:
+    time.sleep(_SETTLE)
+    return client.measure(order)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rate", type=float, default=200.0)
+    given = parser.parse_args()
+    facts = machine.describe()
+    found: dict[str, list[tuple[Sample, Sample]]] = {}
+    with tempfile.TemporaryDirectory() as held, load_client() as client:
+        folder = Path(held)
+        with yard(folder) as served:
+            served.client.register(MODEL, models.mlp(folder / "one.onnx"), label="live", wait=True)
+            equal = served.client.register(MODEL, models.mlp(folder / "two.onnx", seed=1))
+            slow = served.client.register(MODEL, models.slow(folder / "slow.onnx", _SLOW_ROUNDS))
+            crash = served.client.register(MODEL, models.mlp(folder / "three.onnx", seed=2))
+            request = folder / "request"
+            request.write_bytes(models.request(MODEL, (1, 64)))
+            order = Order(served.address, str(request), 1, given.seconds, given.rate)
+            client.measure(order)
+            kill = killer(served, crash.name.number)
+            scenes: dict[str, Callable[[], Any]] = {
+                "every call recorded": lambda: tapped(served),
+                "shadow of an equal candidate": lambda: shadowed(served, equal.name.number),
+                "shadow of one that is 50 times slower": lambda: shadowed(served, slow.name.number),
+                "shadow of one that crashes": lambda: shadowed(served, crash.name.number, kill),
+            }
+            for scene, enter in scenes.items():
+                pairs = found[scene] = []
+                for _ in range(given.rounds):
+                    without = measure(client, order)
+                    with enter():
+                        pairs.append((without, measure(client, order)))
+                print(scene, [round(b.p99 / a.p99, 3) for a, b in pairs], flush=True)
+    rows = []
+    for scene, pairs in found.items():
+        p50 = statistics.median(b.p50 / a.p50 for a, b in pairs)
+        p99 = statistics.median(b.p99 / a.p99 for a, b in pairs)
+        base = statistics.median(a.p99 for a, _ in pairs)
+        with_ = statistics.median(b.p99 for _, b in pairs)
+        errors = sum(b.errors for _, b in pairs)
+        rows.append(
+            [scene, f"{p50:.2f}", f"{p99:.2f}", f"{base:,.0f} us", f"{with_:,.0f} us", str(errors)]
+        )
+    head = ["scene", "p50 ratio", "p99 ratio", "p99 without", "p99 with", "failed calls"]
+    text = (
+        "# What recording and shadowing cost served calls\n\n"
+        + report.machine(facts)
+        + f"\n{given.rounds} pairs of rounds of {given.seconds:g} s at {given.rate:g} calls a second"
+        " (a 1x64 MLP), in turn.\nShadow service, archive and the shadow's hosts run where nothing"
+        " else wants the processor.\n\n" + report.table(head, rows)
+    )
+    data = {
+        scene: [{"without": asdict(a), "with": asdict(b)} for a, b in pairs]
+        for scene, pairs in found.items()
+    }
+    save("shadow-cost", text, {"machine": facts, "scenes": data})
+
+
+if __name__ == "__main__":
+    main()
