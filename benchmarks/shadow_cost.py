@@ -133,13 +133,13 @@ def main() -> None:
             [scene, f"{p50:.2f}", f"{p99:.2f}", f"{base:,.0f} us", f"{with_:,.0f} us", str(errors)]
         )
     head = ["scene", "p50 ratio", "p99 ratio", "p99 without", "p99 with", "failed calls"]
-    text = (
-        "# What recording and shadowing cost served calls\n\n"
-        + report.machine(facts)
-        + f"\n{given.rounds} pairs of rounds of {given.seconds:g} s at {given.rate:g} calls a second"
+    told = (
+        f"{given.rounds} pairs of rounds of {given.seconds:g} s at {given.rate:g} calls a second"
         " (a 1x64 MLP), in turn.\nShadow service, archive and the shadow's hosts run where nothing"
-        " else wants the processor.\n\n" + report.table(head, rows)
+        " else wants the processor.\n\n"
     )
+    title = "# What recording and shadowing cost served calls\n\n"
+    text = title + report.machine(facts) + "\n" + told + report.table(head, rows)
     data = {
         scene: [{"without": asdict(a), "with": asdict(b)} for a, b in pairs]
         for scene, pairs in found.items()

@@ -71,8 +71,10 @@ def test_workloads_select_their_own_pods() -> None:
 def test_every_room_is_deployed() -> None:
     assert {c["command"][-1] for c in rooms()} == {
         "gateway",
+        "services.archive",
         "services.inference",
         "services.registry",
+        "services.shadow",
     }
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's sequences over many runs say what the service's say, one event after the other."""
+"""The benchmark's sequences over many runs say what the service's say, event by event."""
 
 import numpy as np
 import pytest
