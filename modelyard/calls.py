@@ -66,6 +66,8 @@ class Method:
         self._public: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
         if not hasattr(self._core, "call"):
             self._core = None
+        # The channel knows nothing of these, and so would not end them when it is closed.
+        self._under_way: set[Any] = set()
 
     async def __call__(self, payload: bytes, timeout: float, metadata: Metadata = ()) -> bytes:
         """Gives the response; when the awaiting task is cancelled, so is the RPC.
@@ -84,12 +86,15 @@ class Method:
             return await answer(self._public(payload, timeout=timeout, metadata=metadata))
         call = core.call(self._path, time.time() + timeout, None, None)
         batch = asyncio.get_running_loop().create_task(call.unary_unary(payload, metadata))
+        self._under_way.add(call)
         try:
             await _end_of(batch)
         except asyncio.CancelledError:
             call.cancel("given up")
             batch.add_done_callback(_looked_at)
             raise
+        finally:
+            self._under_way.discard(call)
         if batch.cancelled():  # by who ends the loop
             raise asyncio.CancelledError
         response = batch.result()
@@ -103,6 +108,11 @@ class Method:
             details=status.details(),
             debug_error_string=status.debug_error_string(),
         )
+
+    def stop(self) -> None:
+        """Ends the calls under way as cancelled; the channel may be closed then."""
+        for call in self._under_way:
+            call.cancel("the channel is closed")
 
 
 async def _end_of(task: "asyncio.Task[Any]") -> None:

@@ -143,6 +143,19 @@ async def test_a_closed_channel_ends_no_program(world: World, way: str) -> None:
         await send(b"hello", 10.0)
 
 
+async def test_a_method_that_is_stopped_ends_its_calls(world: World) -> None:
+    method = Method(world.channel, PATH)
+    waiting = asyncio.ensure_future(method(b"work", 30.0))
+    async with asyncio.timeout(10):
+        await world.server.began.wait()
+        method.stop()
+        await world.channel.close()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await waiting
+        assert caught.value.code() is grpc.StatusCode.CANCELLED
+        await world.server.stopped.wait()
+
+
 async def test_stop_ends_a_call_that_nobody_awaits(world: World) -> None:
     call: Any = world.channel.unary_unary(PATH)(b"work")
     async with asyncio.timeout(10):
