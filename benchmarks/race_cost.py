@@ -55,6 +55,8 @@ WHOLE = Route("m", hedge=Hedge(0.02), fallback=(Fallback(Target(2)),))
 class Immediate:
     """An endpoint that answers at once."""
 
+    lane = "memory"
+
     async def call(self, method: str, payload: bytes, metadata: object, timeout: float) -> bytes:
         """The payload."""
         return payload
@@ -95,7 +97,7 @@ async def paired(rounds: int, calls: int) -> dict[str, list[float]]:
     payload = models.request("m", (1, models.WIDTH))
 
     def build(kind: type[Racer], route: Route) -> Callable[[Call], Awaitable[Answer]]:
-        replicas = Replicas(lambda address: Immediate(), clock, random.Random(1))
+        replicas = Replicas(lambda host: Immediate(), clock, random.Random(1))
         hosts = [Host(f"h{v.number}{i}", v, HostState.SERVING, "a") for v in (V1, V2) for i in "ab"]
         replicas.update(hosts)
         catalog = _catalog(route)

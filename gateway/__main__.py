@@ -22,7 +22,7 @@ from gateway.control import FILES, SHADOW_FILES, ControlPlane
 from gateway.defaults import Defaults
 from gateway.fronts.grpc_front import InferenceFront
 from gateway.guards import Guards
-from gateway.lanes.grpc_lane import connector
+from gateway.lanes.connector import connector
 from gateway.meter import Meter
 from gateway.metrics import TrafficCollector
 from gateway.race import Racer
@@ -79,7 +79,9 @@ async def serve(settings: GatewaySettings) -> None:
         ends.push_async_callback(control.close)
         catalog, hosts = CatalogFollower(following), HostsFollower(following)
         meter = Meter()
-        replicas = Replicas(connector(settings.max_message_bytes), clock, random.Random())
+        replicas = Replicas(
+            connector(settings.lane, settings.max_message_bytes), clock, random.Random()
+        )
         ends.push_async_callback(replicas.close)
         router = Router(
             *(lambda: catalog.catalog, clock, settings.default_deadline, settings.max_attempts),

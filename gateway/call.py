@@ -102,6 +102,11 @@ class Answer:
 class Endpoint(Protocol):
     """Something that answers calls: a host over one lane."""
 
+    @property
+    def lane(self) -> str:
+        """Which lane the next call takes, such as `grpc`."""
+        ...
+
     async def call(self, method: str, payload: bytes, metadata: Metadata, timeout: float) -> bytes:
         """Sends one request and gives the serialized response.
 

@@ -76,10 +76,17 @@ class TrafficCollector(Collector):
         pending = GaugeMetricFamily(
             "modelyard_replica_pending", "Calls under way.", labels=[*_LABELS, "host"]
         )
+        lanes = GaugeMetricFamily(
+            "modelyard_replica_lane",
+            "1 at the lane that the next call takes.",
+            labels=[*_LABELS, "host", "lane"],
+        )
         for replica in self._replicas.all():
             labels = [replica.version.model, str(replica.version.number), replica.host]
             pending.add_metric(labels, replica.load.pending)
+            lanes.add_metric([*labels, replica.endpoint.lane], 1)
         yield pending
+        yield lanes
         yield from self._limits()
         if self._tap is not None:
             yield from _event_log(self._tap)

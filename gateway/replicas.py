@@ -42,17 +42,23 @@ class Record:
 class Replica(Loaded):
     """One host, as the gateway sees it."""
 
-    __slots__ = ("address", "disconnects", "endpoint", "host", "record", "rests_until", "version")
+    __slots__ = ("at", "disconnects", "endpoint", "host", "record", "rests_until", "version")
 
     def __init__(self, host: Host, endpoint: Endpoint, now: float) -> None:
         super().__init__(PeakEwma(now))
         self.host = host.id
         self.version = host.version
-        self.address = host.address
+        # By gRPC, and by frames.
+        self.at = (host.address, host.frames_address)
         self.endpoint = endpoint
         self.disconnects = 0
         self.rests_until = 0.0
         self.record = Record(now)
+
+    @property
+    def address(self) -> str:
+        """Where it answers by gRPC."""
+        return self.at[0]
 
     def succeeded(self) -> None:
         """It answered."""
@@ -71,14 +77,14 @@ class Replicas:
     """All replicas, by version. Follows the hosts that the registry tells of.
 
     Args:
-        connect: Opens an endpoint to an address.
+        connect: Opens an endpoint to a host.
         clock: Seconds, monotonic.
         chance: Draws the candidates.
     """
 
     def __init__(
         self,
-        connect: Callable[[str], Endpoint],
+        connect: Callable[[Host], Endpoint],
         clock: Callable[[], float],
         chance: random.Random,
     ) -> None:
@@ -105,11 +111,11 @@ class Replicas:
             self._retire(self._by_host.pop(gone))
         for host in serving.values():
             known = self._by_host.get(host.id)
-            if known is not None and known.address == host.address:
+            if known is not None and known.at == (host.address, host.frames_address):
                 continue
             if known is not None:
                 self._retire(known)
-            endpoint = self._connect(host.address)
+            endpoint = self._connect(host)
             replica = self._by_host[host.id] = Replica(host, endpoint, self._clock())
             self._came(replica)
         by_version: dict[VersionName, list[Replica]] = {}

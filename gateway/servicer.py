@@ -96,6 +96,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
                 pending=replica.load.pending,
                 latency=seconds_to(replica.load.average),
                 resting=replica.rests_until > now,
+                lane=replica.endpoint.lane,
             )
         return response
 

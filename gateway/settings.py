@@ -41,6 +41,9 @@ class GatewaySettings(ServerSettings):
     payloads: str = Field(
         "", description="The payload store: a folder or an fsspec URL; empty leaves them out."
     )
+    lane: Literal["auto", "grpc", "frames"] = Field(
+        "auto", description="To hosts: frames where their socket is on this machine, or gRPC."
+    )
     max_attempts: int = Field(3, ge=1, le=5, description="Of a call whose connection fails.")
     first_view: float = Field(
         10.0, ge=0, description="The registry has so long to be heard before the gateway opens."

@@ -3,7 +3,7 @@
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
@@ -53,14 +53,26 @@ class Guarded(grpc.GenericRpcHandler):
         return known
 
 
+def as_ours(
+    error: BaseException, method: str, received: Iterable[tuple[str, str | bytes]]
+) -> ModelyardError:
+    """An error of ours as it is; any other becomes Internal, and a line of the log.
+
+    Args:
+        error: What a handler raised.
+        method: Which one.
+        received: The call's metadata.
+    """
+    if isinstance(error, ModelyardError):
+        return error
+    token = secrets.token_hex(6)
+    request = dict(received).get(REQUEST_ID, "")
+    _log.error("internal error %s in %s, request %s", token, method, request or "-", exc_info=error)
+    return Internal(f"internal error {token}", id=token)
+
+
 async def _abort(context: Any, error: BaseException, method: str) -> NoReturn:
-    if not isinstance(error, ModelyardError):
-        token = secrets.token_hex(6)
-        request = dict(context.invocation_metadata() or ()).get(REQUEST_ID, "")
-        _log.error(
-            "internal error %s in %s, request %s", token, method, request or "-", exc_info=error
-        )
-        error = Internal(f"internal error {token}", id=token)
+    error = as_ours(error, method, context.invocation_metadata() or ())
     sent = tuple(context.trailing_metadata() or ())
     await context.abort(_CODES[int(error.code)], error.message, (*sent, *trailing_metadata(error)))
     raise AssertionError("abort raises")

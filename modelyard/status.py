@@ -4,6 +4,7 @@ On the wire an error is a `google.rpc.Status` with one `ErrorInfo` (AIP-193) and
 may succeed later, a `RetryInfo`; it travels in the trailing metadata `grpc-status-details-bin`.
 """
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 import grpc
@@ -37,8 +38,8 @@ DETAILS = "grpc-status-details-bin"
 
 _BY_REASON = {error.reason: error for error in all_errors()}
 # What a status means that carries no reason of ours.
-_BY_CODE: dict[Code, type[ModelyardError]] = {
-    error.code: error
+_BY_NUMBER: dict[int, type[ModelyardError]] = {
+    int(error.code): error
     for error in (
         InvalidArgument,
         NotFound,
@@ -86,18 +87,29 @@ def from_rpc_error(error: grpc.RpcError) -> ModelyardError:
         error: What a call raised, of grpc or of grpc.aio.
     """
     assert isinstance(error, grpc.Call | grpc.aio.AioRpcError), "raised by a call"
-    message = error.details() or ""
-    for key, value in error.trailing_metadata() or ():
+    return from_parts(error.code().value[0], error.details() or "", error.trailing_metadata() or ())
+
+
+def from_parts(
+    code: int, message: str, trailing: Iterable[tuple[str, str | bytes]]
+) -> ModelyardError:
+    """The error that a status means, whatever carried it.
+
+    Args:
+        code: As gRPC numbers them; one that it does not know means nothing.
+        message: The status's text.
+        trailing: The metadata that came with it.
+    """
+    for key, value in trailing:
         if key == DETAILS and isinstance(value, bytes):
             known = _from_details(value)
             if known is not None:
                 return known
-    code = Code(error.code().value[0])
-    if code is Code.RESOURCE_EXHAUSTED and "message larger than max" in message:
+    if code == Code.RESOURCE_EXHAUSTED and "message larger than max" in message:
         return MessageTooLarge(message)
-    if code is Code.INTERNAL and message == _BROKEN_BATCH:
+    if code == Code.INTERNAL and message == _BROKEN_BATCH:
         return HostGone(message)
-    return _BY_CODE.get(code, ModelyardError)(message)
+    return _BY_NUMBER.get(code, ModelyardError)(message)
 
 
 def _from_details(serialized: bytes) -> ModelyardError | None:

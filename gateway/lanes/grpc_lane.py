@@ -1,22 +1,20 @@
 """The plain lane: unary gRPC to a host on any machine, bytes through."""
 
-import math
-from collections.abc import Callable, Iterable
-
 import grpc
 
 from gateway.call import INFER, Metadata
+from gateway.lanes.failures import failure
 from modelyard.calls import Method
 from modelyard.channels import open_channel
 from modelyard.errors import HostGone
-from modelyard.status import from_rpc_error
 
-PUSHBACK = "grpc-retry-pushback-ms"
 _SERVICE = "/inference.GRPCInferenceService/"
 
 
 class GrpcEndpoint:
     """An endpoint over one gRPC channel. Implements `gateway.call.Endpoint`."""
+
+    lane = "grpc"
 
     def __init__(self, address: str, max_message_bytes: int) -> None:
         # The race retries, and counts.
@@ -36,12 +34,14 @@ class GrpcEndpoint:
                 # Not by us, for then this would be CancelledError: a server that ends cancels
                 # what reached it and had not begun.
                 raise HostGone("the host ended the call before it began") from None
-            known = from_rpc_error(error)
-            known.pushback = _pushback(error.trailing_metadata() or ())
-            raise known from None
+            raise failure(
+                error.code().value[0], error.details() or "", error.trailing_metadata() or ()
+            ) from None
 
     async def close(self) -> None:
         """Closes the channel; see `Endpoint.close`."""
+        for method in self._methods.values():
+            method.stop()
         await self._channel.close()
 
     def _method(self, method: str) -> Method:
@@ -49,17 +49,3 @@ class GrpcEndpoint:
         if known is None:
             known = self._methods[method] = Method(self._channel, _SERVICE + method)
         return known
-
-
-def _pushback(trailing: Iterable[tuple[str, str | bytes]]) -> float | None:
-    """How long the host wants to pass before a retry (gRFC A6): negative or no number: for ever."""
-    for key, value in trailing:
-        if key == PUSHBACK:
-            text = value if isinstance(value, str) else value.decode(errors="replace")
-            return int(text) / 1e3 if text.isascii() and text.isdigit() else math.inf
-    return None
-
-
-def connector(max_message_bytes: int) -> Callable[[str], GrpcEndpoint]:
-    """Opens endpoints over this lane."""
-    return lambda address: GrpcEndpoint(address, max_message_bytes)

@@ -275,6 +275,7 @@ def host_to(host: Host) -> host_pb2.Host:
         machine=host.machine,
         pid=host.pid,
         pool=host.pool,
+        frames_address=host.frames_address,
     )
 
 
@@ -292,6 +293,7 @@ def host_from(host: host_pb2.Host) -> Host:
         machine=host.machine,
         pid=host.pid,
         pool=host.pool,
+        frames_address=host.frames_address,
     )
 
 

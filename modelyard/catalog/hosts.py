@@ -34,6 +34,7 @@ class Host:
         version: What it serves.
         state: Where it is in its life.
         address: `unix:/path` or `host:port`.
+        frames_address: Where it takes frames on its machine, `unix:/path`; empty for nowhere.
         reason: Why it is in this state, where there is more to say.
         stage: What it is doing within its state.
         restarts: How often it was started again after a failure.
@@ -54,3 +55,4 @@ class Host:
     machine: str = ""
     pid: int = 0
     pool: str = CALLERS
+    frames_address: str = ""

@@ -34,7 +34,10 @@ async def recognise(process: HostProcess, probes: Probes, now: float) -> Host:
         return lifecycle.draining(host, "no longer wanted", now)
     if "serving" not in said:
         return host
-    host = lifecycle.serving(host, said["serving"].get("address", ""), now)
+    serving = said["serving"]
+    host = lifecycle.serving(
+        host, serving.get("address", ""), now, serving.get("frames_address", "")
+    )
     if await probes.serves(host.address, host.version):
         return host
     process.kill()

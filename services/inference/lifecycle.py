@@ -48,6 +48,7 @@ class Host:
         since: Since when it is there.
         stage: What it does within its phase, such as `warming`.
         address: Where it answers, while it serves.
+        frames_address: Where it takes frames, while it serves; empty for nowhere.
         pid: Its process, while it has one.
         reason: Why it is in this phase, where there is more to say.
         restarts: How often it was started again.
@@ -65,6 +66,7 @@ class Host:
     since: float
     stage: str = ""
     address: str = ""
+    frames_address: str = ""
     pid: int = 0
     reason: str = ""
     restarts: int = 0
@@ -121,12 +123,19 @@ def at_stage(host: Host, stage: str) -> Host:
     return replace(host, stage=stage) if host.phase is Phase.LOADING else host
 
 
-def serving(host: Host, address: str, now: float) -> Host:
+def serving(host: Host, address: str, now: float, frames_address: str = "") -> Host:
     """A loading host announces where it answers."""
     if host.phase is not Phase.LOADING:
         return host
     return replace(
-        host, phase=Phase.SERVING, since=now, stage="", address=address, reason="", missed=0
+        host,
+        phase=Phase.SERVING,
+        since=now,
+        stage="",
+        address=address,
+        frames_address=frames_address,
+        reason="",
+        missed=0,
     )
 
 
@@ -163,6 +172,7 @@ def ended(
         since=now,
         stage="",
         address="",
+        frames_address="",
         pid=0,
         reason=why,
         failures=failures,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelyard.names import VersionName
+from services.inference.host.settings import LONGEST_PATH
 from services.inference.records import Record, Records, open_process, started
 
 # While a host loads, its stages are read this often, in seconds.
@@ -210,6 +211,10 @@ class Launcher:
         command += ["--model", plan.version.model, "--version", str(plan.version.number)]
         command += ["--artifact", str(plan.artifact), "--digest", plan.digest]
         command += ["--listen", listen]
+        # The gateway may be on this machine, wherever else the host listens.
+        frames = f"unix:{self._run / plan.id}.{plan.restarts}.f.sock"
+        if len(frames.removeprefix("unix:").encode()) <= LONGEST_PATH:
+            command += ["--frames", frames]
         if plan.golden is not None:
             command += ["--golden", str(plan.golden)]
         return [*command, *self._arguments]

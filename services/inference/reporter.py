@@ -42,6 +42,7 @@ def to_proto(host: Host, offset: float, machine: str, pool: str = "") -> host_pb
         version=str(host.version),
         state=_STATES[host.phase],
         address=host.address,
+        frames_address=host.frames_address,
         reason=host.reason,
         restarts=host.restarts,
         machine=machine,

@@ -245,7 +245,9 @@ class Supervisor:
         async for said in process.stages():
             match said:
                 case {"stage": "serving", "address": address}:
-                    self._hosts[id] = lifecycle.serving(self._hosts[id], address, time.monotonic())
+                    self._hosts[id] = lifecycle.serving(
+                        self._hosts[id], address, time.monotonic(), said.get("frames_address", "")
+                    )
                 case {"stage": "failed", "reason": reason}:
                     pass
                 case {"stage": stage}:

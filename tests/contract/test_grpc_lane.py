@@ -78,7 +78,7 @@ async def test_a_pushback_is_understood(
 async def race(servers: list[grpc.aio.Server], handler: Moody) -> bytes | ModelyardError:
     """One race of up to three attempts, with the handler at both of its replicas."""
     clock = asyncio.get_running_loop().time
-    replicas = Replicas(lambda address: GrpcEndpoint(address, 1 << 20), clock, random.Random(1))
+    replicas = Replicas(lambda host: GrpcEndpoint(host.address, 1 << 20), clock, random.Random(1))
     replicas.update(
         [Host(f"h{i}", V1, HostState.SERVING, await serve(servers, handler)) for i in range(2)]
     )

@@ -20,6 +20,8 @@ Behaviour = Callable[[bytes], Awaitable[bytes]]
 class CallableEndpoint:
     """Answers with what a callable gives; counts what came and what was cancelled."""
 
+    lane = "memory"
+
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
         self.begun = 0
@@ -77,7 +79,7 @@ def replicas_of(
     endpoints: dict[str, CallableEndpoint], clock: Callable[[], float], seed: int = 1
 ) -> Replicas:
     """Replicas whose addresses are the keys of `endpoints`."""
-    return Replicas(endpoints.__getitem__, clock, random.Random(seed))
+    return Replicas(lambda host: endpoints[host.address], clock, random.Random(seed))
 
 
 def racer_of(

@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from modelyard.gateway.v1 import route_pb2 as modelyard_dot_gateway_dot_v1_dot_route__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*modelyard/gateway/v1/gateway_service.proto\x12\x14modelyard.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a modelyard/gateway/v1/route.proto\"\x12\n\x10GetStatusRequest\"\xb7\x01\n\x11GetStatusResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12,\n\tstaleness\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x08replicas\x18\x03 \x03(\x0b\x32\x1d.modelyard.gateway.v1.Replica\x12\x31\n\tevent_log\x18\x04 \x01(\x0b\x32\x1e.modelyard.gateway.v1.EventLog\"O\n\x08\x45ventLog\x12\x10\n\x08recorded\x18\x01 \x01(\x03\x12\x0f\n\x07written\x18\x02 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x03\x12\x0f\n\x07waiting\x18\x04 \x01(\x03\"\x87\x01\n\x07Replica\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0f\n\x07pending\x18\x04 \x01(\x03\x12*\n\x07latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07resting\x18\x06 \x01(\x08\"\xca\x01\n\x15RecordFeedbackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12G\n\x06truths\x18\x03 \x03(\x0b\x32\x37.modelyard.gateway.v1.RecordFeedbackRequest.TruthsEntry\x1a\x45\n\x0bTruthsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\"*\n\x16RecordFeedbackResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\"\x8a\x02\n\x13\x45xplainRouteRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12I\n\x08metadata\x18\x03 \x03(\x0b\x32\x37.modelyard.gateway.v1.ExplainRouteRequest.MetadataEntry\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x05route\x18\x05 \x01(\x0b\x32\x1b.modelyard.gateway.v1.Route\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa0\x01\n\x14\x45xplainRouteResponse\x12\x36\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32$.modelyard.gateway.v1.PlannedAttempt\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tchosen_by\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\"\x9a\x01\n\x0ePlannedAttempt\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12+\n\x08start_at\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x61\x63\x63\x65pt_from\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04when\x18\x05 \x01(\t\"!\n\x10GetCurvesRequest\x12\r\n\x05model\x18\x01 \x01(\t\"@\n\x11GetCurvesResponse\x12+\n\x06\x63urves\x18\x01 \x03(\x0b\x32\x1b.modelyard.gateway.v1.Curve\"\x7f\n\x05\x43urve\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x11\n\tcancelled\x18\x04 \x01(\x03\x12\x30\n\x06points\x18\x05 \x03(\x0b\x32 .modelyard.gateway.v1.CurvePoint\"f\n\nCurvePoint\x12(\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x01\x12\r\n\x05lower\x18\x03 \x01(\x01\x12\r\n\x05upper\x18\x04 \x01(\x01\"v\n\x18SuggestRendezvousRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04miss\x18\x03 \x01(\x01\x12\x10\n\x08versions\x18\x04 \x03(\x03\"}\n\x19SuggestRendezvousResponse\x12\x34\n\nrendezvous\x18\x01 \x03(\x0b\x32 .modelyard.gateway.v1.Rendezvous\x12\x0e\n\x06shares\x18\x02 \x03(\x01\x12\x0c\n\x04miss\x18\x03 \x01(\x01\x12\x0c\n\x04kept\x18\x04 \x01(\x08\"B\n\x13WatchTrafficRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x85\x01\n\x14WatchTrafficResponse\x12.\n\x07traffic\x18\x01 \x03(\x0b\x32\x1d.modelyard.gateway.v1.Traffic\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xc0\x02\n\x07Traffic\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tsucceeded\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x0f\n\x07pending\x18\x04 \x01(\x03\x12\x0f\n\x07retries\x18\x05 \x01(\x03\x12.\n\x0blatency_p50\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0blatency_p99\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0clatency_p999\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x08\x61ttempts\x18\t \x03(\x0b\x32\".modelyard.gateway.v1.AttemptCount\x12\x18\n\x10\x62udget_exhausted\x18\n \x01(\x03\"]\n\x0c\x41ttemptCount\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07started\x18\x02 \x01(\x03\x12\x0b\n\x03won\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x03\x12\x11\n\tcancelled\x18\x05 \x01(\x03\x32\x9a\x05\n\x0eGatewayService\x12\x61\n\tGetStatus\x12&.modelyard.gateway.v1.GetStatusRequest\x1a\'.modelyard.gateway.v1.GetStatusResponse\"\x03\x90\x02\x01\x12j\n\x0c\x45xplainRoute\x12).modelyard.gateway.v1.ExplainRouteRequest\x1a*.modelyard.gateway.v1.ExplainRouteResponse\"\x03\x90\x02\x01\x12\x61\n\tGetCurves\x12&.modelyard.gateway.v1.GetCurvesRequest\x1a\'.modelyard.gateway.v1.GetCurvesResponse\"\x03\x90\x02\x01\x12y\n\x11SuggestRendezvous\x12..modelyard.gateway.v1.SuggestRendezvousRequest\x1a/.modelyard.gateway.v1.SuggestRendezvousResponse\"\x03\x90\x02\x01\x12m\n\x0eRecordFeedback\x12+.modelyard.gateway.v1.RecordFeedbackRequest\x1a,.modelyard.gateway.v1.RecordFeedbackResponse\"\x00\x12l\n\x0cWatchTraffic\x12).modelyard.gateway.v1.WatchTrafficRequest\x1a*.modelyard.gateway.v1.WatchTrafficResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*modelyard/gateway/v1/gateway_service.proto\x12\x14modelyard.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a modelyard/gateway/v1/route.proto\"\x12\n\x10GetStatusRequest\"\xb7\x01\n\x11GetStatusResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12,\n\tstaleness\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x08replicas\x18\x03 \x03(\x0b\x32\x1d.modelyard.gateway.v1.Replica\x12\x31\n\tevent_log\x18\x04 \x01(\x0b\x32\x1e.modelyard.gateway.v1.EventLog\"O\n\x08\x45ventLog\x12\x10\n\x08recorded\x18\x01 \x01(\x03\x12\x0f\n\x07written\x18\x02 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x03\x12\x0f\n\x07waiting\x18\x04 \x01(\x03\"\x95\x01\n\x07Replica\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0f\n\x07pending\x18\x04 \x01(\x03\x12*\n\x07latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07resting\x18\x06 \x01(\x08\x12\x0c\n\x04lane\x18\x07 \x01(\t\"\xca\x01\n\x15RecordFeedbackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12G\n\x06truths\x18\x03 \x03(\x0b\x32\x37.modelyard.gateway.v1.RecordFeedbackRequest.TruthsEntry\x1a\x45\n\x0bTruthsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\"*\n\x16RecordFeedbackResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\"\x8a\x02\n\x13\x45xplainRouteRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12I\n\x08metadata\x18\x03 \x03(\x0b\x32\x37.modelyard.gateway.v1.ExplainRouteRequest.MetadataEntry\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x05route\x18\x05 \x01(\x0b\x32\x1b.modelyard.gateway.v1.Route\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa0\x01\n\x14\x45xplainRouteResponse\x12\x36\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32$.modelyard.gateway.v1.PlannedAttempt\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tchosen_by\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\"\x9a\x01\n\x0ePlannedAttempt\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12+\n\x08start_at\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x61\x63\x63\x65pt_from\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04when\x18\x05 \x01(\t\"!\n\x10GetCurvesRequest\x12\r\n\x05model\x18\x01 \x01(\t\"@\n\x11GetCurvesResponse\x12+\n\x06\x63urves\x18\x01 \x03(\x0b\x32\x1b.modelyard.gateway.v1.Curve\"\x7f\n\x05\x43urve\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x11\n\tcancelled\x18\x04 \x01(\x03\x12\x30\n\x06points\x18\x05 \x03(\x0b\x32 .modelyard.gateway.v1.CurvePoint\"f\n\nCurvePoint\x12(\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x01\x12\r\n\x05lower\x18\x03 \x01(\x01\x12\r\n\x05upper\x18\x04 \x01(\x01\"v\n\x18SuggestRendezvousRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04miss\x18\x03 \x01(\x01\x12\x10\n\x08versions\x18\x04 \x03(\x03\"}\n\x19SuggestRendezvousResponse\x12\x34\n\nrendezvous\x18\x01 \x03(\x0b\x32 .modelyard.gateway.v1.Rendezvous\x12\x0e\n\x06shares\x18\x02 \x03(\x01\x12\x0c\n\x04miss\x18\x03 \x01(\x01\x12\x0c\n\x04kept\x18\x04 \x01(\x08\"B\n\x13WatchTrafficRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x85\x01\n\x14WatchTrafficResponse\x12.\n\x07traffic\x18\x01 \x03(\x0b\x32\x1d.modelyard.gateway.v1.Traffic\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xc0\x02\n\x07Traffic\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tsucceeded\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x0f\n\x07pending\x18\x04 \x01(\x03\x12\x0f\n\x07retries\x18\x05 \x01(\x03\x12.\n\x0blatency_p50\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0blatency_p99\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0clatency_p999\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x08\x61ttempts\x18\t \x03(\x0b\x32\".modelyard.gateway.v1.AttemptCount\x12\x18\n\x10\x62udget_exhausted\x18\n \x01(\x03\"]\n\x0c\x41ttemptCount\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07started\x18\x02 \x01(\x03\x12\x0b\n\x03won\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x03\x12\x11\n\tcancelled\x18\x05 \x01(\x03\x32\x9a\x05\n\x0eGatewayService\x12\x61\n\tGetStatus\x12&.modelyard.gateway.v1.GetStatusRequest\x1a\'.modelyard.gateway.v1.GetStatusResponse\"\x03\x90\x02\x01\x12j\n\x0c\x45xplainRoute\x12).modelyard.gateway.v1.ExplainRouteRequest\x1a*.modelyard.gateway.v1.ExplainRouteResponse\"\x03\x90\x02\x01\x12\x61\n\tGetCurves\x12&.modelyard.gateway.v1.GetCurvesRequest\x1a\'.modelyard.gateway.v1.GetCurvesResponse\"\x03\x90\x02\x01\x12y\n\x11SuggestRendezvous\x12..modelyard.gateway.v1.SuggestRendezvousRequest\x1a/.modelyard.gateway.v1.SuggestRendezvousResponse\"\x03\x90\x02\x01\x12m\n\x0eRecordFeedback\x12+.modelyard.gateway.v1.RecordFeedbackRequest\x1a,.modelyard.gateway.v1.RecordFeedbackResponse\"\x00\x12l\n\x0cWatchTraffic\x12).modelyard.gateway.v1.WatchTrafficRequest\x1a*.modelyard.gateway.v1.WatchTrafficResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,41 +55,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENTLOG']._serialized_start=370
   _globals['_EVENTLOG']._serialized_end=449
   _globals['_REPLICA']._serialized_start=452
-  _globals['_REPLICA']._serialized_end=587
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=590
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=792
-  _globals['_RECORDFEEDBACKREQUEST_TRUTHSENTRY']._serialized_start=723
-  _globals['_RECORDFEEDBACKREQUEST_TRUTHSENTRY']._serialized_end=792
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=794
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=836
-  _globals['_EXPLAINROUTEREQUEST']._serialized_start=839
-  _globals['_EXPLAINROUTEREQUEST']._serialized_end=1105
-  _globals['_EXPLAINROUTEREQUEST_METADATAENTRY']._serialized_start=1058
-  _globals['_EXPLAINROUTEREQUEST_METADATAENTRY']._serialized_end=1105
-  _globals['_EXPLAINROUTERESPONSE']._serialized_start=1108
-  _globals['_EXPLAINROUTERESPONSE']._serialized_end=1268
-  _globals['_PLANNEDATTEMPT']._serialized_start=1271
-  _globals['_PLANNEDATTEMPT']._serialized_end=1425
-  _globals['_GETCURVESREQUEST']._serialized_start=1427
-  _globals['_GETCURVESREQUEST']._serialized_end=1460
-  _globals['_GETCURVESRESPONSE']._serialized_start=1462
-  _globals['_GETCURVESRESPONSE']._serialized_end=1526
-  _globals['_CURVE']._serialized_start=1528
-  _globals['_CURVE']._serialized_end=1655
-  _globals['_CURVEPOINT']._serialized_start=1657
-  _globals['_CURVEPOINT']._serialized_end=1759
-  _globals['_SUGGESTRENDEZVOUSREQUEST']._serialized_start=1761
-  _globals['_SUGGESTRENDEZVOUSREQUEST']._serialized_end=1879
-  _globals['_SUGGESTRENDEZVOUSRESPONSE']._serialized_start=1881
-  _globals['_SUGGESTRENDEZVOUSRESPONSE']._serialized_end=2006
-  _globals['_WATCHTRAFFICREQUEST']._serialized_start=2008
-  _globals['_WATCHTRAFFICREQUEST']._serialized_end=2074
-  _globals['_WATCHTRAFFICRESPONSE']._serialized_start=2077
-  _globals['_WATCHTRAFFICRESPONSE']._serialized_end=2210
-  _globals['_TRAFFIC']._serialized_start=2213
-  _globals['_TRAFFIC']._serialized_end=2533
-  _globals['_ATTEMPTCOUNT']._serialized_start=2535
-  _globals['_ATTEMPTCOUNT']._serialized_end=2628
-  _globals['_GATEWAYSERVICE']._serialized_start=2631
-  _globals['_GATEWAYSERVICE']._serialized_end=3297
+  _globals['_REPLICA']._serialized_end=601
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=604
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=806
+  _globals['_RECORDFEEDBACKREQUEST_TRUTHSENTRY']._serialized_start=737
+  _globals['_RECORDFEEDBACKREQUEST_TRUTHSENTRY']._serialized_end=806
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=808
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=850
+  _globals['_EXPLAINROUTEREQUEST']._serialized_start=853
+  _globals['_EXPLAINROUTEREQUEST']._serialized_end=1119
+  _globals['_EXPLAINROUTEREQUEST_METADATAENTRY']._serialized_start=1072
+  _globals['_EXPLAINROUTEREQUEST_METADATAENTRY']._serialized_end=1119
+  _globals['_EXPLAINROUTERESPONSE']._serialized_start=1122
+  _globals['_EXPLAINROUTERESPONSE']._serialized_end=1282
+  _globals['_PLANNEDATTEMPT']._serialized_start=1285
+  _globals['_PLANNEDATTEMPT']._serialized_end=1439
+  _globals['_GETCURVESREQUEST']._serialized_start=1441
+  _globals['_GETCURVESREQUEST']._serialized_end=1474
+  _globals['_GETCURVESRESPONSE']._serialized_start=1476
+  _globals['_GETCURVESRESPONSE']._serialized_end=1540
+  _globals['_CURVE']._serialized_start=1542
+  _globals['_CURVE']._serialized_end=1669
+  _globals['_CURVEPOINT']._serialized_start=1671
+  _globals['_CURVEPOINT']._serialized_end=1773
+  _globals['_SUGGESTRENDEZVOUSREQUEST']._serialized_start=1775
+  _globals['_SUGGESTRENDEZVOUSREQUEST']._serialized_end=1893
+  _globals['_SUGGESTRENDEZVOUSRESPONSE']._serialized_start=1895
+  _globals['_SUGGESTRENDEZVOUSRESPONSE']._serialized_end=2020
+  _globals['_WATCHTRAFFICREQUEST']._serialized_start=2022
+  _globals['_WATCHTRAFFICREQUEST']._serialized_end=2088
+  _globals['_WATCHTRAFFICRESPONSE']._serialized_start=2091
+  _globals['_WATCHTRAFFICRESPONSE']._serialized_end=2224
+  _globals['_TRAFFIC']._serialized_start=2227
+  _globals['_TRAFFIC']._serialized_end=2547
+  _globals['_ATTEMPTCOUNT']._serialized_start=2549
+  _globals['_ATTEMPTCOUNT']._serialized_end=2642
+  _globals['_GATEWAYSERVICE']._serialized_start=2645
+  _globals['_GATEWAYSERVICE']._serialized_end=3311
 # @@protoc_insertion_point(module_scope)

@@ -112,6 +112,7 @@ class Replica(google.protobuf.message.Message):
     PENDING_FIELD_NUMBER: builtins.int
     LATENCY_FIELD_NUMBER: builtins.int
     RESTING_FIELD_NUMBER: builtins.int
+    LANE_FIELD_NUMBER: builtins.int
     host: builtins.str
     """The host's id."""
     version: builtins.str
@@ -122,6 +123,8 @@ class Replica(google.protobuf.message.Message):
     """Calls under way."""
     resting: builtins.bool
     """True while the gateway keeps calls away from it because its connection or its calls failed."""
+    lane: builtins.str
+    """The lane that the next call takes: `grpc`, or `frames` on the gateway's own machine."""
     @property
     def latency(self) -> google.protobuf.duration_pb2.Duration:
         """The peak-sensitive moving average of its latency."""
@@ -135,9 +138,10 @@ class Replica(google.protobuf.message.Message):
         pending: builtins.int = ...,
         latency: google.protobuf.duration_pb2.Duration | None = ...,
         resting: builtins.bool = ...,
+        lane: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["latency", b"latency"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "host", b"host", "latency", b"latency", "pending", b"pending", "resting", b"resting", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "host", b"host", "lane", b"lane", "latency", b"latency", "pending", b"pending", "resting", b"resting", "version", b"version"]) -> None: ...
 
 Global___Replica: typing_extensions.TypeAlias = Replica
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n modelyard/registry/v1/host.proto\x12\x15modelyard.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf2\x02\n\x04Host\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.modelyard.registry.v1.Host.State\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08restarts\x18\x06 \x01(\x05\x12.\n\nstate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07machine\x18\x08 \x01(\t\x12\x0b\n\x03pid\x18\t \x01(\x03\x12\r\n\x05stage\x18\n \x01(\t\x12\x0c\n\x04pool\x18\x0b \x01(\t\"}\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_LOADING\x10\x02\x12\x11\n\rSTATE_SERVING\x10\x03\x12\x12\n\x0eSTATE_DRAINING\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n modelyard/registry/v1/host.proto\x12\x15modelyard.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x03\n\x04Host\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.modelyard.registry.v1.Host.State\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08restarts\x18\x06 \x01(\x05\x12.\n\nstate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07machine\x18\x08 \x01(\t\x12\x0b\n\x03pid\x18\t \x01(\x03\x12\r\n\x05stage\x18\n \x01(\t\x12\x0c\n\x04pool\x18\x0b \x01(\t\x12\x16\n\x0e\x66rames_address\x18\x0c \x01(\t\"}\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_LOADING\x10\x02\x12\x11\n\rSTATE_SERVING\x10\x03\x12\x12\n\x0eSTATE_DRAINING\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.registry.v1.host_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HOST']._serialized_start=93
-  _globals['_HOST']._serialized_end=463
-  _globals['_HOST_STATE']._serialized_start=338
-  _globals['_HOST_STATE']._serialized_end=463
+  _globals['_HOST']._serialized_end=487
+  _globals['_HOST_STATE']._serialized_start=362
+  _globals['_HOST_STATE']._serialized_end=487
 # @@protoc_insertion_point(module_scope)

@@ -70,6 +70,7 @@ class Host(google.protobuf.message.Message):
     PID_FIELD_NUMBER: builtins.int
     STAGE_FIELD_NUMBER: builtins.int
     POOL_FIELD_NUMBER: builtins.int
+    FRAMES_ADDRESS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Unique over all supervisors and all time."""
     version: builtins.str
@@ -90,6 +91,8 @@ class Host(google.protobuf.message.Message):
     """What it is doing within its state, such as `verifying` or `warming`."""
     pool: builtins.str
     """Whom it answers: callers where empty; `shadow` for one that only evaluations ask."""
+    frames_address: builtins.str
+    """Where it takes frames on its machine, `unix:/path`; empty for nowhere."""
     @property
     def state_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Since when it is in this state."""
@@ -108,8 +111,9 @@ class Host(google.protobuf.message.Message):
         pid: builtins.int = ...,
         stage: builtins.str = ...,
         pool: builtins.str = ...,
+        frames_address: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["state_time", b"state_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "machine", b"machine", "pid", b"pid", "pool", b"pool", "reason", b"reason", "restarts", b"restarts", "stage", b"stage", "state", b"state", "state_time", b"state_time", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "frames_address", b"frames_address", "id", b"id", "machine", b"machine", "pid", b"pid", "pool", b"pool", "reason", b"reason", "restarts", b"restarts", "stage", b"stage", "state", b"state", "state_time", b"state_time", "version", b"version"]) -> None: ...
 
 Global___Host: typing_extensions.TypeAlias = Host

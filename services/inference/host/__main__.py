@@ -20,6 +20,7 @@ from modelyard.server import Server, signals
 from modelyard.telemetry import Metrics, Tracing
 from services.inference.host import cpus, stages
 from services.inference.host.engine import Engine
+from services.inference.host.frame_front import FrameFront
 from services.inference.host.metrics import StatisticsCollector
 from services.inference.host.orphan import orphaned
 from services.inference.host.service import ModelService
@@ -74,26 +75,39 @@ async def serve(settings: HostSettings, model: OnnxModel, usual_ns: float, threa
             collector = StatisticsCollector(settings.version, engine.statistics, workers)
             metrics = Metrics(f"127.0.0.1:{settings.metrics_port}", [collector])
             ends.callback(metrics.close)
+        front = None
+        if settings.frames:
+            front = FrameFront(service, settings.frames, settings.max_message_bytes, tracing)
         at_once = asyncio.Event()
         async with signals(again=at_once.set) as ending:
             address = await server.start()
+            where = {"address": address}
+            if front is not None:
+                where["frames_address"] = await front.start()
             await server.serving()
-            stages.say("serving", address=address)
+            stages.say("serving", **where)
             watch = asyncio.create_task(_watch(settings, ending))
             await ending.wait()
             watch.cancel()
             stages.say("draining")
             await server.leave()
             service.draining = True
-            stopping = asyncio.create_task(server.stop())
-            impatient = asyncio.create_task(_stop_at(at_once, server))
-            await stopping
+            impatient = asyncio.create_task(_stop_at(at_once, server, front))
+            await _stop(server, front, settings.drain_grace)
             impatient.cancel()
 
 
-async def _stop_at(at_once: asyncio.Event, server: Server) -> None:
+async def _stop(server: Server, front: FrameFront | None, grace: float) -> None:
+    """Ends both fronts side by side, so that one grace is enough."""
+    fronts = [server.stop(at_once=not grace)]
+    if front is not None:
+        fronts.append(front.stop(grace))
+    await asyncio.gather(*fronts)
+
+
+async def _stop_at(at_once: asyncio.Event, server: Server, front: FrameFront | None) -> None:
     await at_once.wait()
-    await server.stop(at_once=True)
+    await _stop(server, front, 0.0)
 
 
 async def _watch(settings: HostSettings, ending: asyncio.Event) -> None:

@@ -9,6 +9,7 @@ from modelyard.errors import InvalidName
 from modelyard.names import VersionName, check_model
 
 _MESSAGE = 128 << 20
+LONGEST_PATH = 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class HostSettings:
         artifact: The model's file, or the folder with it and its external data.
         digest: What the artifact's sha256 must be.
         listen: `unix:/path` or `host:port`, port 0 for any free one.
+        frames: Where it also takes frames, `unix:/path`; None for nowhere.
         golden: A golden sample to prove before serving.
         threads: Of onnxruntime; 0 counts the processors that this process may use.
         workers: Runs under way at once; 0 for as many as threads.
@@ -39,6 +41,7 @@ class HostSettings:
     artifact: Path
     digest: str
     listen: str
+    frames: str | None
     golden: Path | None
     threads: int
     workers: int
@@ -67,6 +70,7 @@ def parse(argv: Sequence[str] | None = None) -> HostSettings:
     add("--artifact", required=True, type=Path)
     add("--digest", required=True, type=_digest)
     add("--listen", required=True, type=_listen)
+    add("--frames", type=_socket)
     add("--golden", type=Path)
     add("--threads", type=_from(0), default=0)
     add("--workers", type=_from(0), default=0)
@@ -120,12 +124,19 @@ def _digest(text: str) -> str:
     return f"sha256:{hexdigest}"
 
 
+def _socket(text: str) -> str:
+    if not text.startswith("unix:"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not unix:/path")
+    # The kernel keeps 108 bytes for the path, its end included.
+    if not 0 < len(text.removeprefix("unix:").encode()) <= LONGEST_PATH:
+        raise argparse.ArgumentTypeError(f"{text!r}: a socket's path has 1 to {LONGEST_PATH} bytes")
+    return text
+
+
 def _listen(text: str) -> str:
     if text.startswith("unix:"):
-        # The kernel keeps 108 bytes for the path, its end included.
-        if not 0 < len(text.removeprefix("unix:").encode()) <= 107:
-            raise argparse.ArgumentTypeError(f"{text!r}: a socket's path has 1 to 107 bytes")
-    elif not text.rpartition(":")[0] or not text.rpartition(":")[2].isdigit():
+        return _socket(text)
+    if not text.rpartition(":")[0] or not text.rpartition(":")[2].isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is neither unix:/path nor host:port")
     return text
 
