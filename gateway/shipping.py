@@ -25,11 +25,11 @@ from modelyard.events.writer import Batch, Writer
 _log = structlog.get_logger(__name__)
 
 # Records gather for so long, in seconds: one entry of many costs little more than one of one.
-LINGER = 0.02
+LINGER = 0.1
 # Of one write: records, and about so many bytes.
 MOST, SIZE = 256, 8 << 20
 # Records that are made before calls have their turn again.
-_TURN = 8
+_TURN = 2
 _EXPIRE_EVERY = 300.0
 _BACKOFF = Backoff(first=0.05, factor=2.0, limit=2.0)
 

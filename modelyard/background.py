@@ -14,7 +14,9 @@ def enter() -> None:
     priority.
     """
     try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        # The threads that libraries have made by now, too: each has a policy of its own.
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
     except (AttributeError, OSError) as error:
         _log.warning("no idle policy here: the lowest priority instead", error=str(error))
         os.nice(19)
