@@ -21,14 +21,13 @@ from modelyard.redis_client import connect
 @pytest.fixture
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("r")
-    with redis_server.running(folder, folder / "s", fsync="everysec") as process:
-        process.url = f"unix://{folder / 's'}"
-        yield process
+    with redis_server.running(folder, folder / "s", fsync="everysec"):
+        yield f"unix://{folder / 's'}"
 
 
 @pytest.fixture
 async def redis(server):
-    client = connect(server.url)
+    client = connect(server)
     yield client
     await client.aclose()
 
