@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from modelyard.archive.schema import CALLS, FEEDBACK, PROGRESS, SCHEMAS, standing
+from modelyard.archive.schema import CALLS, FEEDBACK, MERGED, PROGRESS, SCHEMAS, standing, stem
 from modelyard.errors import StoreUnavailable
 
 _BATCH = 512
+_PARQUET = ds.ParquetFileFormat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +65,19 @@ class Archive:
         Raises:
             StoreUnavailable: The archive does not answer.
         """
-        # Within a day, files are in the order in which they were written.
+        schema, where = SCHEMAS[CALLS], _filter(query)
         for day in self._days(CALLS, query):
-            dataset = self._dataset(CALLS, query.model, [day])
-            scanner = dataset.scanner(
-                columns=columns, filter=_filter(query), batch_size=_BATCH, use_threads=False
-            )
-            try:
-                for batch in scanner.to_batches():
-                    if batch.num_rows:
-                        yield batch
-            except OSError as error:
-                raise StoreUnavailable(f"the archive does not answer: {error}") from error
+            # Within a day, files are in the order in which they were written.
+            for fragment, skip in self._fragments(CALLS, query.model, day):
+                if skip:
+                    table = fragment.to_table(schema, use_threads=False).slice(skip)
+                    table = table.filter(where) if where is not None else table
+                    batches = table.select(columns or schema.names).to_batches(_BATCH)
+                else:
+                    batches = fragment.to_batches(
+                        schema, columns, where, batch_size=_BATCH, use_threads=False
+                    )
+                yield from (batch for batch in batches if batch.num_rows)
 
     def rows(self, query: Query, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
         """The calls of a query as dicts."""
@@ -88,12 +90,15 @@ class Archive:
         found: dict[str, dict[str, Any]] = {}
         seen: dict[tuple[str, str], datetime] = {}
         for day in self._days(FEEDBACK, query):
-            for row in self._dataset(FEEDBACK, model, [day]).to_table().to_pylist():
-                key = (row["request_id"], row["output"])
-                if key in seen and seen[key] > row["time"]:
-                    continue
-                seen[key] = row["time"]
-                found.setdefault(row["request_id"], {})[row["output"]] = json.loads(row["truth"])
+            for fragment, skip in self._fragments(FEEDBACK, model, day):
+                table = fragment.to_table(SCHEMAS[FEEDBACK], use_threads=False).slice(skip)
+                for row in table.to_pylist():
+                    key = (row["request_id"], row["output"])
+                    if key in seen and seen[key] > row["time"]:
+                        continue
+                    seen[key] = row["time"]
+                    truths = found.setdefault(row["request_id"], {})
+                    truths[row["output"]] = json.loads(row["truth"])
         return found
 
     def _days(self, table: str, query: Query) -> list[str]:
@@ -122,16 +127,45 @@ class Archive:
         return max((name for name in names if not name.endswith(".part")), default="")
 
     def _names(self, folder: str) -> list[str]:
+        # An object store's client remembers listings; ours must be of now.
+        self._fs.invalidate_cache()
         if not self._fs.exists(folder):
             return []
         return [str(path).rstrip("/").rpartition("/")[2] for path in self._fs.ls(folder, False)]
 
-    def _dataset(self, table: str, model: str, paths: list[str]) -> ds.Dataset:
-        last = self._last(model)
-        files = [
-            f"{folder}/{name}" for folder in paths for name in standing(self._names(folder), last)
-        ]
-        return ds.dataset(files, schema=SCHEMAS[table], format="parquet", filesystem=self._fs)
+    def _fragments(self, table: str, model: str, day: str) -> Iterator[tuple[ds.Fragment, int]]:
+        """The files of a day, open, each with the rows of it that were given before.
+
+        Files go while they are read: merged into one, which begins with all that they hold, in
+        their order. Who has read some of them goes on in that one.
+
+        Raises:
+            StoreUnavailable: The archive does not answer.
+        """
+        done, rows = "", 0
+        try:
+            while True:
+                # In this order: what is written between the two looks counts by the second.
+                names = self._names(day)
+                names = standing(names, self._last(model))
+                left = [name for name in names if stem(name) > done]
+                if not left:
+                    return
+                skip = rows if left[0].startswith(MERGED) else 0
+                for name in left:
+                    try:
+                        file = self._fs.open(f"{day}/{name}")
+                    except FileNotFoundError:
+                        break
+                    with file:
+                        fragment = _PARQUET.make_fragment(file)
+                        yield fragment, skip
+                        rows += fragment.count_rows() - skip
+                    done, skip = stem(name), 0
+                else:
+                    return
+        except OSError as error:
+            raise StoreUnavailable(f"the archive does not answer: {error}") from error
 
 
 def _day(time: datetime) -> str:

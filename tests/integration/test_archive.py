@@ -216,6 +216,30 @@ async def test_days_are_merged_and_removed(redis, tmp_path):
     assert ids(tmp_path) == []
 
 
+@pytest.mark.parametrize("read_before", range(1, 5))
+async def test_who_reads_while_days_are_merged_gets_each_call_once(redis, tmp_path, read_before):
+    writer = None
+    for n in range(4):
+        writer = await write(redis, call(n), feedback(n, y=[1.0]), writer=writer)
+        await collect(redis, tmp_path)
+    partitions = Partitions(str(tmp_path), "m")
+    reading = Archive(str(tmp_path)).rows(Query("m", failed=False))
+    found = []
+    for row in reading:
+        found.append(row["request_id"])
+        if len(found) == read_before:
+            partitions.merge("calls", "2026-03-01")
+            # A late one, and another merge.
+            await write(redis, call(9), writer=writer)
+            await collect(redis, tmp_path)
+        if len(found) == read_before + 1:
+            partitions.merge("calls", "2026-03-01")
+    assert found[:4] == ["r-0", "r-1", "r-2", "r-3"]
+    # What came after the first look may be told or not.
+    assert found[4:] in ([], ["r-9"])
+    assert ids(tmp_path) == ["r-0", "r-1", "r-2", "r-3", "r-9"]
+
+
 async def test_a_merge_that_was_killed_shows_each_call_once(redis, tmp_path):
     writer = None
     for n in range(3):

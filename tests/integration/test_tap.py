@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 from modelyard.errors import ModelyardError
-from modelyard.events.progress import Progress
-from modelyard.events.reader import Reader, fresh
 from modelyard.gateway.v1 import gateway_service_pb2 as gw
 from modelyard.gateway.v1 import gateway_service_pb2_grpc as gw_grpc
 from modelyard.gateway.v1 import route_pb2
 from modelyard.inference.v2 import open_inference_pb2 as oip
-from modelyard.redis_client import connect
+from tests.kit.events import logged
 from tests.kit.scale import scale
 from tests.kit.yard import eventually, running_yard
 
@@ -34,17 +32,6 @@ def tap(yard, sample):
     yard.client.replace_route("m", route)
 
 
-async def events(yard, group):
-    redis = connect(f"unix://{yard.layout.events_socket}")
-    reader, progress = Reader(redis, group, "m"), Progress()
-    found = []
-    while entries := await reader.read(100):
-        for entry in entries:
-            found += fresh(progress, entry)
-    await redis.aclose()
-    return found
-
-
 def status(yard):
     import grpc
 
@@ -57,7 +44,7 @@ async def test_a_recorded_call_tells_who_answered_what_and_why(yard):
     before = status(yard).written
     prediction = yard.client.infer("m", X)
     eventually(lambda: status(yard).written == before + 1)
-    (event,) = (await events(yard, "whole"))[-1:]
+    (event,) = (await logged(yard, "whole"))[-1:]
     call = event.call
     assert call.request_id == prediction.request_id
     assert call.answer.served_by == "models/m/versions/1"
@@ -79,7 +66,7 @@ async def test_failures_are_recorded(yard):
     with pytest.raises(ModelyardError):
         yard.client.infer("m", X, version="77")
     eventually(lambda: status(yard).waiting == 0)
-    found = await events(yard, "failures")
+    found = await logged(yard, "failures")
     reasons = [e.call.failure.reason for e in found if e.call.HasField("failure")]
     assert reasons[-2:] == ["INVALID_TENSOR", "VERSION_NOT_FOUND"]
 
@@ -89,7 +76,7 @@ async def test_large_payloads_go_by_reference(yard):
     yard.client.infer("m", {"X": np.ones((20_000, 2), np.float32)})
     eventually(lambda: status(yard).waiting == 0)
     eventually(lambda: status(yard).written == status(yard).recorded)
-    call = (await events(yard, "large"))[-1].call
+    call = (await logged(yard, "large"))[-1].call
     assert call.request.size > 160_000
     kept = yard.layout.payloads / call.request.reference
     assert kept.stat().st_size == call.request.size
@@ -115,6 +102,6 @@ async def test_a_log_that_is_away_costs_no_call_and_its_drops_are_counted(tmp_pa
         # The keeper starts it again; what waited is written then.
         eventually(lambda: status(yard).written == status(yard).recorded == 210)
         assert status(yard).dropped == 0
-        found = await events(yard, "after")
+        found = await logged(yard, "after")
         # What Redis had not on its disk is gone: a second's worth, at most.
         assert len(found) >= 200

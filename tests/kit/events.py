@@ -1,12 +1,15 @@
-"""Events as the tap writes them, without a gateway."""
+"""Events as the tap writes them, without a gateway; and those that a yard has written."""
 
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
 from modelyard.client.codec import datatype_of, encode
+from modelyard.events.progress import Progress
+from modelyard.events.reader import Reader, fresh
 from modelyard.events.v1 import event_pb2
 from modelyard.inference.v2 import open_inference_pb2 as oip
+from modelyard.redis_client import connect
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -82,3 +85,15 @@ def feedback(number, model="m", **truths):
     for name, truth in truths.items():
         ParseDict(truth, event.feedback.truths[name])
     return event
+
+
+async def logged(yard, group, model="m"):
+    """The events of a model that a yard's log holds, each once; a group reads them once."""
+    redis = connect(f"unix://{yard.layout.events_socket}")
+    reader, progress = Reader(redis, group, model), Progress()
+    found = []
+    while entries := await reader.read(100):
+        for entry in entries:
+            found += fresh(progress, entry)
+    await redis.aclose()
+    return found

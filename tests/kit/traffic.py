@@ -2,9 +2,10 @@
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,12 +17,13 @@ X = np.ones((1, 2), np.float32)
 
 @dataclass(frozen=True)
 class Served:
-    """One answered call: the version, when it began and ended, and which attempt answered."""
+    """One answered call: the version, when it began and ended, which attempt answered, its id."""
 
     version: int
     began: float
     ended: float
     attempt: str = ""
+    request_id: str = ""
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Traffic:
         model: What is called.
         threads: Callers.
         deadline: Of each call, in seconds.
+        inputs: Of each call.
+        pause: Between two calls of a caller, in seconds.
         answers: Each answered call.
         failures: Each failed call.
     """
@@ -41,6 +45,8 @@ class Traffic:
     model: str
     threads: int = 4
     deadline: float = 20.0
+    inputs: Mapping[str, Any] = field(default_factory=lambda: {"X": X})
+    pause: float = 0.002
     answers: list[Served] = field(default_factory=list)
     failures: list[ModelyardError] = field(default_factory=list)
 
@@ -53,14 +59,14 @@ class Traffic:
             while not self._ending.is_set():
                 began = time.monotonic()
                 try:
-                    answer = client.infer(self.model, {"X": X}, deadline=self.deadline)
+                    answer = client.infer(self.model, self.inputs, deadline=self.deadline)
                 except ModelyardError as error:
                     self.failures.append(error)
                     continue
                 number = answer.served_by.number if answer.served_by else 0
                 now = time.monotonic()
-                self.answers.append(Served(number, began, now, answer.attempt))
-                time.sleep(0.002)
+                self.answers.append(Served(number, began, now, answer.attempt, answer.request_id))
+                time.sleep(self.pause)
 
     def wait_for(self, more: int, timeout: float = 60.0) -> None:
         """Waits until so many more calls were answered."""
