@@ -72,8 +72,9 @@ bench-tail: .venv/stamp ## Tails with and without hedging, and a rendezvous besi
 bench-peers: .venv/stamp ## Fetches the peers that `bench` compares with, each into its own environment
 	@$(BIN)/python -m benchmarks.peers.install $(ARGS)
 
-bench-shadow: .venv/stamp ## How often verdicts are wrong, and what shadows cost served calls (15 minutes)
+bench-shadow: .venv/stamp ## How often verdicts are wrong, records a second, what shadows cost served calls (25 minutes)
 	@$(BIN)/python -m benchmarks.verdicts
+	@$(BIN)/python -m benchmarks.records
 	@$(BIN)/python -m benchmarks.shadow_cost $(ARGS)
 
 soak: .venv/stamp ## Memory over calls, cancelled calls and replacements; ARGS='--grpcio 1.82.3 1.85.1'

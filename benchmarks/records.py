@@ -77,12 +77,14 @@ async def write(writer: Writer, events: Sequence[event_pb2.Event]) -> None:
         await writer.write([writer.number(MODEL, events[start : start + _BATCH])])
 
 
-async def evaluated(redis: Any, count: int) -> float:
-    """Reads, decodes, compares; gives records a second."""
+async def evaluated(redis: Any, count: int) -> tuple[float, float]:
+    """Reads, decodes, compares; gives records a second and the most memory, in MiB."""
     outputs = {"y": Tensor("y", "FP32", ("N", 64))}
     evidence = Evidence(2, Plan(), chosen_for(outputs, {}), {})
     reader, progress, began = Reader(redis, "shadow:benchmark", MODEL), Progress(), time.monotonic()
+    most = 0.0
     while progress.taken < count:
+        most = max(most, psutil.Process().memory_info().rss / 2**20)
         for entry in await reader.read(8):
             for event in fresh(progress, entry):
                 request = await request_of(event, None)
@@ -101,7 +103,9 @@ async def evaluated(redis: Any, count: int) -> float:
                     )
                 )
         await reader.done(progress.position)
-    return count / (time.monotonic() - began)
+    rate = count / (time.monotonic() - began)
+    await reader.leave()
+    return rate, most
 
 
 async def archived(redis: Any, root: Path) -> tuple[float, float]:
@@ -134,18 +138,19 @@ async def run(count: int, backlog: int, folder: Path) -> dict[str, Any]:
         began = time.monotonic()
         await write(writer, events)
         found["numbered and written"] = count / (time.monotonic() - began)
-        found["read, decoded and compared"] = await evaluated(redis, count)
+        found["read, decoded and compared"], _ = await evaluated(redis, count)
         rate, _ = await archived(redis, folder / "archive")
         found["archived"] = rate
         print(found, flush=True)
-        while written := min(backlog, count):
+        left = backlog
+        while written := min(left, count):
             await write(writer, events[:written])
-            backlog -= written
+            left -= written
         del events
         before = psutil.Process().memory_info().rss / 2**20
-        rate, most = await archived(redis, folder / "archive")
-        found["backlog, archived"] = rate
-        found["backlog, memory"] = [before, most]
+        found["backlog, archived"], archive = await archived(redis, folder / "archive")
+        found["backlog, compared"], evaluation = await evaluated(redis, backlog)
+        found["backlog, memory"] = [before, archive, evaluation]
         info = await redis.info("memory")
         found["backlog, redis"] = info["used_memory"] / 2**20
         await redis.aclose()
@@ -165,14 +170,16 @@ def main() -> None:
         "read, decoded and compared",
         "archived",
         "backlog, archived",
+        "backlog, compared",
     )
     rows = [[step, f"{found[step]:,.0f}"] for step in steps]
-    before, most = found["backlog, memory"]
+    before, archive, evaluation = found["backlog, memory"]
     title = "# Records a second, on one core\n\n"
     told = (
         f"Calls of a 1x64 MLP, {found['bytes a record']:,} bytes a record; {found['records']:,} of"
-        f" them, then a backlog of {found['backlog']:,}. The writer of the archive had"
-        f" {before:,.0f} MiB\nbefore the backlog and {most:,.0f} MiB at most; Redis held"
+        f" them, then a backlog of {found['backlog']:,}.\nThis one process had {before:,.0f} MiB"
+        f" before it read the backlog, {archive:,.0f} MiB at most while it was archived and"
+        f" {evaluation:,.0f} MiB while it was\ncompared; Redis held"
         f" {found['backlog, redis']:,.0f} MiB.\n\n"
     )
     text = title + report.machine(found["machine"]) + "\n" + told

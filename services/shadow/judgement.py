@@ -23,6 +23,8 @@ from services.shadow.verdict import Evidence as Observed
 
 # Looks at a gate that are kept, for the picture of how its interval closed.
 MOST_LOOKS = 200
+# A part of the traffic with such a share of it is large: no promotion before its gates hold, too.
+LARGE = 0.05
 _FINAL = (Verdict.PROMOTE, Verdict.REJECT)
 
 
@@ -136,14 +138,21 @@ def look(
             judgement.failed.add(index)
         decisions.append(latched(judgement, index, standing.decision))
         _note(judgement, index, standing)
-    sliced = [standing.decision for held in parts.values() for standing in held]
-    verdict = conclude(decisions, sliced)
+    sized: dict[bool, list[Decision]] = {True: [], False: []}
+    for key, held in parts.items():
+        sized[is_large(evidence, key)] += [standing.decision for standing in held]
+    verdict = conclude(decisions, sized[False], sized[True])
     if not judgement.final:
         judgement.verdict = verdict
         judgement.reasons = reasons(decisions, whole, parts, evidence)
         if judgement.final:
             judgement.at = now
     return judgement
+
+
+def is_large(evidence: Evidence, key: tuple[str, str]) -> bool:
+    """Whether a promotion waits for a part of the traffic."""
+    return evidence.parts[key].errors.count >= LARGE * evidence.errors.count
 
 
 def latched(judgement: Judgement, index: int, decision: Decision) -> Decision:
@@ -180,6 +189,13 @@ def reasons(
             told.append(f"open: {_tell(standing)}")
         elif decision is Decision.NO_DATA:
             told.append(f"nothing observed yet: {standing.gate}")
+    for key, held in parts.items():
+        text, value = key
+        told += [
+            f"open where {text} is {value!r}: {_tell(standing)}"
+            for standing in held
+            if standing.decision is Decision.OPEN and is_large(evidence, key)
+        ]
     for decision, standing in zip(decisions, whole, strict=True):
         if decision is Decision.PASS:
             told.append(f"holds: {_tell(standing)}")

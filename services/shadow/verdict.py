@@ -208,13 +208,21 @@ def stand(gate: Gate, evidence: Evidence, alpha: float) -> Standing:
     return Standing(gate, decision, interval, evidence.estimate, evidence.count, alpha)
 
 
-def conclude(gates: Sequence[Decision], slices: Sequence[Decision] = ()) -> Verdict:
-    """What is said of a candidate, from its gates on the whole and on slices."""
-    if Decision.FAIL in gates or Decision.FAIL in slices:
+def conclude(
+    gates: Sequence[Decision], small: Sequence[Decision] = (), large: Sequence[Decision] = ()
+) -> Verdict:
+    """What is said of a candidate.
+
+    Args:
+        gates: Where they stand on the whole traffic.
+        small: On parts of it that can only reject: a promotion would wait too long for them.
+        large: On parts that a promotion waits for.
+    """
+    if any(Decision.FAIL in decisions for decisions in (gates, small, large)):
         return Verdict.REJECT
     if not gates or all(decision is Decision.NO_DATA for decision in gates):
         return Verdict.NO_DATA
-    if all(decision is Decision.PASS for decision in gates):
+    if all(decision is Decision.PASS for decision in (*gates, *large)):
         return Verdict.PROMOTE
     return Verdict.INCONCLUSIVE
 

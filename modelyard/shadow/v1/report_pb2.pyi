@@ -35,7 +35,7 @@ class _VerdictEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTy
     VERDICT_INCONCLUSIVE: _Verdict.ValueType  # 2
     """Neither of the two below is known yet."""
     VERDICT_PROMOTE: _Verdict.ValueType  # 3
-    """Every gate holds."""
+    """Every gate holds, on the whole and on each slice of at least a twentieth of the requests."""
     VERDICT_REJECT: _Verdict.ValueType  # 4
     """A gate does not hold, on the whole or on a slice."""
 
@@ -49,7 +49,7 @@ VERDICT_NO_DATA: Verdict.ValueType  # 1
 VERDICT_INCONCLUSIVE: Verdict.ValueType  # 2
 """Neither of the two below is known yet."""
 VERDICT_PROMOTE: Verdict.ValueType  # 3
-"""Every gate holds."""
+"""Every gate holds, on the whole and on each slice of at least a twentieth of the requests."""
 VERDICT_REJECT: Verdict.ValueType  # 4
 """A gate does not hold, on the whole or on a slice."""
 Global___Verdict: typing_extensions.TypeAlias = Verdict

@@ -25,7 +25,7 @@ P, F, O, N = Decision.PASS, Decision.FAIL, Decision.OPEN, Decision.NO_DATA  # no
 
 
 @pytest.mark.parametrize(
-    ("gates", "slices", "verdict"),
+    ("gates", "small", "verdict"),
     [
         ((), (), Verdict.NO_DATA),
         ((N, N), (), Verdict.NO_DATA),
@@ -39,8 +39,21 @@ P, F, O, N = Decision.PASS, Decision.FAIL, Decision.OPEN, Decision.NO_DATA  # no
         ((N, N), (F,), Verdict.REJECT),
     ],
 )
-def test_what_follows_from_the_gates(gates, slices, verdict):
-    assert conclude(gates, slices) is verdict
+def test_what_follows_from_the_gates(gates, small, verdict):
+    assert conclude(gates, small) is verdict
+
+
+@pytest.mark.parametrize(
+    ("large", "verdict"),
+    [
+        ((P, P), Verdict.PROMOTE),
+        ((P, O), Verdict.INCONCLUSIVE),
+        ((N,), Verdict.INCONCLUSIVE),
+        ((P, F), Verdict.REJECT),
+    ],
+)
+def test_a_promotion_waits_for_large_parts_of_the_traffic(large, verdict):
+    assert conclude((P, P), (O, N), large) is verdict
 
 
 def mean(value, count, low=0.0):
