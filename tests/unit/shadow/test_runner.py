@@ -37,7 +37,7 @@ class Asker:
     async def ask(self, version, payload, timeout):
         self.asked += 1
         wrong = version.number == 2 and int(payload) % 5 == 0
-        return Reply(0.001, {"label": np.int64([2 if wrong else 1])}, raw=b"raw")
+        return Reply(0.001, {"label": np.array([2 if wrong else 1], np.int64)}, raw=b"raw")
 
     async def wait(self, version, seconds):
         return True
