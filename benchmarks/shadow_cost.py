@@ -1,7 +1,9 @@
 """What recording and shadowing cost the calls that are served (`python -m benchmarks.shadow_cost`).
 
 Calls at a rate that leaves the machine half idle, round by round in turn: without anything, then
-with one scene. A ratio is the median over rounds of that round's ratio to the one before it.
+with one scene. A ratio is the median over rounds of that round's ratio to the one before it, with
+an interval of that median by its order statistics. The first scene is nothing at all: what it
+shows is the noise of the machine.
 Results go to benchmarks/results/shadow-cost.{md,json}.
 """
 
@@ -13,10 +15,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from scipy.stats import binom
 
 from benchmarks import machine, models, report
 from benchmarks.compare import save
@@ -84,6 +88,21 @@ def killer(served: Yard, version: int) -> Callable[[], None]:
     return kill
 
 
+def interval(values: list[float], level: float = 0.95) -> tuple[float, float]:
+    """Of the median, by order statistics: at this level, or all there is."""
+    ordered, tail = sorted(values), (1 - level) / 2
+    out = 0
+    while binom.cdf(out, len(values), 0.5) <= tail:
+        out += 1
+    out = max(out - 1, 0)
+    return ordered[out], ordered[-1 - out]
+
+
+def ratio(values: list[float]) -> str:
+    lower, upper = interval(values)
+    return f"{statistics.median(values):.2f} ({lower:.2f} to {upper:.2f})"
+
+
 def measure(client: LoadClient, order: Order) -> Sample:
     time.sleep(_SETTLE)
     return client.measure(order)
@@ -91,7 +110,7 @@ def measure(client: LoadClient, order: Order) -> Sample:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rate", type=float, default=200.0)
     given = parser.parse_args()
@@ -110,6 +129,7 @@ def main() -> None:
             client.measure(order)
             kill = killer(served, crash.name.number)
             scenes: dict[str, Callable[[], Any]] = {
+                "nothing": nullcontext,
                 "every call recorded": lambda: tapped(served),
                 "shadow of an equal candidate": lambda: shadowed(served, equal.name.number),
                 "shadow of one that is 50 times slower": lambda: shadowed(served, slow.name.number),
@@ -124,14 +144,12 @@ def main() -> None:
                 print(scene, [round(b.p99 / a.p99, 3) for a, b in pairs], flush=True)
     rows = []
     for scene, pairs in found.items():
-        p50 = statistics.median(b.p50 / a.p50 for a, b in pairs)
-        p99 = statistics.median(b.p99 / a.p99 for a, b in pairs)
+        p50 = ratio([b.p50 / a.p50 for a, b in pairs])
+        p99 = ratio([b.p99 / a.p99 for a, b in pairs])
         base = statistics.median(a.p99 for a, _ in pairs)
         with_ = statistics.median(b.p99 for _, b in pairs)
         errors = sum(b.errors for _, b in pairs)
-        rows.append(
-            [scene, f"{p50:.2f}", f"{p99:.2f}", f"{base:,.0f} us", f"{with_:,.0f} us", str(errors)]
-        )
+        rows.append([scene, p50, p99, f"{base:,.0f} us", f"{with_:,.0f} us", str(errors)])
     head = ["scene", "p50 ratio", "p99 ratio", "p99 without", "p99 with", "failed calls"]
     told = (
         f"{given.rounds} pairs of rounds of {given.seconds:g} s at {given.rate:g} calls a second"
