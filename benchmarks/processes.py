@@ -20,6 +20,7 @@ import psutil
 
 from benchmarks.load import Order, Sample
 from modelyard.client import Client
+from modelyard.yard.layout import Layout, layout
 
 ROOT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 120.0
@@ -112,11 +113,13 @@ class Yard:
         address: Of the gateway.
         client: For the registry.
         up: The process of `up`.
+        layout: Its folders.
     """
 
     address: str
     client: Client
     up: psutil.Process
+    layout: Layout
 
     def processes(self, *words: str) -> list[psutil.Process]:
         """The yard's processes whose command line holds all the words."""
@@ -149,7 +152,7 @@ def yard(folder: Path, *flags: str) -> Iterator[Yard]:
     with child(*up, "--metrics-port", "0", *flags, log=log) as process:
         address = wait_line(process, r"^ready (\S+)", log)[1]
         with Client(address) as client:
-            yield Yard(address, client, psutil.Process(process.pid))
+            yield Yard(address, client, psutil.Process(process.pid), layout(data))
 
 
 class LoadClient:

@@ -98,8 +98,18 @@ def ratios(rows: Sequence[Row]) -> str:
             "at most 1.15",
         ),
         (
-            "bare proxy / gateway: calls a second, 16 in flight",
-            of.throughput("proxy", "gateway", 16),
+            "the same, gRPC between gateway and host",
+            of.added("gateway-grpc", "proxy", "host", 1),
+            "",
+        ),
+        (
+            "gateway / bare proxy: calls a second, 16 in flight",
+            of.throughput("gateway", "proxy", 16),
+            "",
+        ),
+        (
+            "the same, gRPC between gateway and host",
+            of.throughput("gateway-grpc", "proxy", 16),
             "",
         ),
         ("gateway + host / Envoy + host: p50, 1 in flight", of.p50("gateway", "envoy", 1), ""),

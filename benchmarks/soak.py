@@ -87,6 +87,9 @@ def _weigh(running: Yard, weights: Weights) -> None:
         ("hosts", ("services.inference.host",)),
     ):
         weights.setdefault(name, []).append(running.rss_mib(*words))
+    # A version that was replaced is kept for a while: so there are now more hosts and now fewer.
+    hosts = len(running.processes("services.inference.host"))
+    weights.setdefault("hosts, each", []).append(weights["hosts"][-1] / max(hosts, 1))
 
 
 async def _quarters(running: Yard, one: Callable[[], Awaitable[None]], count: int) -> Weights:

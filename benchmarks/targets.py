@@ -5,13 +5,21 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
 from benchmarks.load import ONNXRUNTIME
 from benchmarks.peers import install
-from benchmarks.processes import DidNotStart, child, free_port, wait_line, wait_port, yard
+from benchmarks.processes import (
+    DidNotStart,
+    Yard,
+    child,
+    free_port,
+    wait_line,
+    wait_port,
+    yard,
+)
 
 _PEERS = Path(install.__file__).parent
 READY = r"^ready (\d+)"
@@ -44,12 +52,14 @@ class Setting:
         folder: For logs, sockets and configurations.
         model: The ONNX file.
         name: The model's name in requests.
+        yards: The yard, once there is one.
     """
 
     stack: ExitStack
     folder: Path
     model: Path
     name: str
+    yards: list[Yard] = field(default_factory=list)
 
     def log(self, key: str) -> Path:
         """The log of a target."""
@@ -69,30 +79,35 @@ def bare(setting: Setting) -> str:
     return f"127.0.0.1:{wait_line(process, READY, log)[1]}"
 
 
-def _host(setting: Setting, listen: str) -> str:
-    key = "host-unix" if listen.startswith("unix:") else "host"
+def host(setting: Setting) -> str:
+    """Our host, alone."""
     digest = hashlib.sha256(setting.model.read_bytes()).hexdigest()
     command = (sys.executable, "-m", "services.inference.host", "--model", setting.name)
     flags = ("--version", "1", "--artifact", setting.model, "--digest", f"sha256:{digest}")
-    log = setting.log(key)
-    process = setting.stack.enter_context(child(*command, *flags, "--listen", listen, log=log))
+    log = setting.log("host")
+    listen = ("--listen", "127.0.0.1:0")
+    process = setting.stack.enter_context(child(*command, *flags, *listen, log=log))
     line = wait_line(process, r'^.*"stage": ?"serving".*$', log)[0]
     return str(json.loads(line)["address"])
 
 
-def host(setting: Setting) -> str:
-    """Our host, alone."""
-    return _host(setting, "127.0.0.1:0")
+def _yard(setting: Setting) -> Yard:
+    """The one yard, whose one host everything stands before that stands before a host."""
+    if not setting.yards:
+        running = setting.stack.enter_context(yard(setting.folder))
+        running.client.register(setting.name, setting.model, label="live", wait=True)
+        setting.yards.append(running)
+    return setting.yards[0]
 
 
 def _host_behind(setting: Setting) -> str:
-    """The one host that proxy and Envoy stand in front of, over a unix socket as in a yard."""
-    socket = setting.folder / "h.sock"
-    return f"unix:{socket}" if socket.exists() else _host(setting, f"unix:{socket}")
+    """The address of that host, over gRPC."""
+    (serving,) = _yard(setting).client.hosts(setting.name)
+    return serving.address
 
 
 def proxy(setting: Setting) -> str:
-    """A bytes-through grpc.aio proxy in front of our host."""
+    """A bytes-through grpc.aio proxy in front of the yard's host."""
     log = setting.log("proxy")
     command = (sys.executable, "-m", "benchmarks.peers.proxy", "--upstream", _host_behind(setting))
     process = setting.stack.enter_context(child(*command, log=log))
@@ -100,7 +115,7 @@ def proxy(setting: Setting) -> str:
 
 
 def envoy(setting: Setting) -> str:
-    """Envoy, one worker, in front of our host."""
+    """Envoy, one worker, in front of the yard's host."""
     program = install.program("envoy", "envoy")
     if program is None:
         raise DidNotStart(NOT_FETCHED)
@@ -117,10 +132,19 @@ def envoy(setting: Setting) -> str:
 
 
 def gateway(setting: Setting) -> str:
-    """Our gateway and host, in a whole yard."""
-    running = setting.stack.enter_context(yard(setting.folder))
-    running.client.register(setting.name, setting.model, label="live", wait=True)
-    return running.address
+    """Our gateway and host as they come: frames between them on one machine."""
+    return _yard(setting).address
+
+
+def gateway_by_grpc(setting: Setting) -> str:
+    """A gateway that asks the same host by gRPC."""
+    port, log = free_port(), setting.log("gateway-by-grpc")
+    registry = f"unix:{_yard(setting).layout.registry_socket}"
+    command = (sys.executable, "-m", "gateway", "--registry", registry, "--lane", "grpc")
+    listen = ("--listen", f"127.0.0.1:{port}", "--metrics-listen", f"127.0.0.1:{free_port()}")
+    process = setting.stack.enter_context(child(*command, *listen, log=log))
+    wait_port(process, port, log)
+    return f"127.0.0.1:{port}"
 
 
 def mlserver(setting: Setting) -> str:
@@ -183,6 +207,7 @@ STARTERS: dict[str, tuple[str, Callable[[Setting], str]]] = {
     "proxy": ("bare grpc.aio proxy + Modelyard host", proxy),
     "envoy": ("Envoy, 1 worker + Modelyard host", envoy),
     "gateway": ("Modelyard gateway + host", gateway),
+    "gateway-grpc": ("Modelyard gateway + host, gRPC between them", gateway_by_grpc),
     "mlserver": ("MLServer", mlserver),
     "kserve": ("KServe", kserve),
 }
