@@ -15,10 +15,13 @@ from services.inference.host.workers import Stoppable, Workers
 # and more where threads outnumber processors) holds up the event loop less than that way would.
 _INLINE_NS = 300_000
 _INLINE_BYTES = 64 << 10
-# One run on the loop that took this long, and the model runs on threads for good.
+# A run on the loop that took this long held it up. So many among so many runs, and the model runs
+# on threads for good; a single one may be the system's, that gave the processor to others.
 _STALL_NS = 10_000_000
-# How much one run counts in the moving average.
+_STALLS, _AMONG = 3, 1000
+# How much one run counts in the moving average, and at most as how long.
 _WEIGHT = 0.1
+_LONGEST_NS = 2 * _INLINE_NS
 # Distinct heads of requests that are remembered as checked.
 _PLANS = 512
 
@@ -74,6 +77,7 @@ class Engine:
         self._usual_ns = usual_ns
         self._clock = clock
         self._never_inline = model.may_run_long
+        self._stalls = 0.0
         self._plans: dict[tuple[Head, ...], tuple[Slot, ...]] = {}
         self._outputs = {t.name: t for t in model.signature.outputs}
 
@@ -156,11 +160,14 @@ class Engine:
         ran = self._clock() - began
         self.statistics.executions += 1
         if ran > _STALL_NS:
-            self._never_inline = True
+            self._stalls += 1.0
+            self._never_inline = self._stalls > _STALLS - 1
+        elif self._stalls:
+            self._stalls = max(self._stalls - 1 / _AMONG, 0.0)
         self._learn(ran, 0)
         return results, 0, ran
 
     def _learn(self, ran: int, size: int) -> None:
         # Large requests say nothing about how long a small one takes.
         if size <= _INLINE_BYTES:
-            self._usual_ns += _WEIGHT * (ran - self._usual_ns)
+            self._usual_ns += _WEIGHT * (min(ran, _LONGEST_NS) - self._usual_ns)

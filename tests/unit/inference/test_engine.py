@@ -99,16 +99,54 @@ async def test_other_runs_do_not(usual: float, may_run_long: bool) -> None:
         assert model.runs[0] != _here()
 
 
+class _Timed(_Model):
+    """Takes as long as it is told, on a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.takes = 20_000
+
+    def run(
+        self, feeds: dict[str, Array], outputs: Sequence[str] | None, stop: _Stop | None = None
+    ) -> Sequence[Array]:
+        self.now += self.takes
+        return super().run(feeds, outputs, stop)
+
+
+async def _runs_here(model: _Timed, engine: Engine, takes: int) -> bool:
+    model.takes = takes
+    await _call(engine)
+    return model.runs[-1] == _here()
+
+
 async def test_a_model_that_stalls_the_loop_leaves_it_for_good() -> None:
-    model = _Model()
-    async with _engine(model, _FAST) as (engine, _):
-        model.pause = 0.02
-        await _call(engine)
-        model.pause = 0.0
-        for _ in range(200):
-            await _call(engine)
-        assert model.runs[0] == _here()
-        assert _here() not in model.runs[1:]
+    model, workers = _Timed(), Workers(1, 1)
+    engine = Engine("m", model, workers, _FAST, lambda: model.now)
+    for _ in range(3):
+        assert await _runs_here(model, engine, 20_000_000)
+        for _ in range(100):
+            assert await _runs_here(model, engine, 20_000) or not engine.inline
+    assert not any([await _runs_here(model, engine, 20_000) for _ in range(200)])
+    workers.close()
+
+
+async def test_a_stall_now_and_then_is_the_systems() -> None:
+    model, workers = _Timed(), Workers(1, 1)
+    engine = Engine("m", model, workers, _FAST, lambda: model.now)
+    for _ in range(10):
+        assert await _runs_here(model, engine, 20_000_000)
+        assert all([await _runs_here(model, engine, 20_000) for _ in range(1000)])
+    workers.close()
+
+
+async def test_a_model_that_gets_slow_leaves_the_loop_within_a_few_runs() -> None:
+    model, workers = _Timed(), Workers(1, 1)
+    engine = Engine("m", model, workers, _FAST, lambda: model.now)
+    here = [await _runs_here(model, engine, 5_000_000) for _ in range(30)]
+    assert sum(here) <= 10
+    assert not any(here[10:])
+    workers.close()
 
 
 async def test_a_slow_model_that_gets_fast_comes_to_the_loop() -> None:
