@@ -29,7 +29,7 @@ from modelyard.registry.v1 import registry_service_pb2 as registry
 from modelyard.registry.v1 import registry_service_pb2_grpc as registry_grpc
 from modelyard.status import from_rpc_error
 
-# Advertised to clients: only what works.
+# Advertised to clients: only what works; the first where there is a registry.
 EXTENSIONS = ("model_repository", "model_configuration", "parameters", "statistics")
 # Of a question to a host that is not an inference, and of a load, in seconds.
 QUESTION_TIMEOUT, LOAD_TIMEOUT = 10.0, 300.0
@@ -55,7 +55,7 @@ class Catalogue(oip_grpc.GRPCInferenceServiceServicer):
         hosts: Gives the hosts as they are now.
         ready: Tells whether the gateway has heard from the registry.
         replicas: Where questions to hosts go.
-        channel: To the registry, for loads and unloads.
+        channel: To the registry, for loads and unloads; None for models that never change.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class Catalogue(oip_grpc.GRPCInferenceServiceServicer):
         hosts: Callable[[], Iterable[Host]],
         ready: Callable[[], bool],
         replicas: Replicas,
-        channel: grpc.aio.Channel,
+        channel: grpc.aio.Channel | None,
     ) -> None:
         self._catalog = catalog
         self._hosts = hosts
         self._ready = ready
         self._replicas = replicas
-        self._registry = registry_grpc.RegistryServiceStub(channel)
+        self._registry = None if channel is None else registry_grpc.RegistryServiceStub(channel)
 
     async def ServerLive(
         self, request: oip.ServerLiveRequest, context: Context
@@ -88,8 +88,9 @@ class Catalogue(oip_grpc.GRPCInferenceServiceServicer):
         self, request: oip.ServerMetadataRequest, context: Context
     ) -> oip.ServerMetadataResponse:
         """Names this server and the extensions that work."""
+        extensions = EXTENSIONS if self._registry is not None else EXTENSIONS[1:]
         return oip.ServerMetadataResponse(
-            name="modelyard", version=modelyard.__version__, extensions=EXTENSIONS
+            name="modelyard", version=modelyard.__version__, extensions=extensions
         )
 
     async def ModelInfer(
@@ -184,8 +185,9 @@ class Catalogue(oip_grpc.GRPCInferenceServiceServicer):
         self, request: oip.RepositoryModelLoadRequest, context: Context
     ) -> oip.RepositoryModelLoadResponse:
         """Loads a version, the newest unless one is named, and returns once it serves."""
+        stub = self._changeable()
         target = self._named(request.model_name, dict(request.parameters))
-        await self._tell(self._registry.LoadVersion, registry.LoadVersionRequest(name=str(target)))
+        await self._tell(stub.LoadVersion, registry.LoadVersionRequest(name=str(target)))
         remaining = context.time_remaining()
         loop = asyncio.get_running_loop()
         until = loop.time() + min(LOAD_TIMEOUT, remaining or LOAD_TIMEOUT)
@@ -201,6 +203,7 @@ class Catalogue(oip_grpc.GRPCInferenceServiceServicer):
         self, request: oip.RepositoryModelUnloadRequest, context: Context
     ) -> oip.RepositoryModelUnloadResponse:
         """Takes a load back; a version that a label points at goes on serving."""
+        stub = self._changeable()
         if "version" in request.parameters:
             targets = [self._named(request.model_name, dict(request.parameters))]
         else:
@@ -211,9 +214,7 @@ class Catalogue(oip_grpc.GRPCInferenceServiceServicer):
                 if version.loaded
             ]
         for target in targets:
-            await self._tell(
-                self._registry.UnloadVersion, registry.UnloadVersionRequest(name=str(target))
-            )
+            await self._tell(stub.UnloadVersion, registry.UnloadVersionRequest(name=str(target)))
         return oip.RepositoryModelUnloadResponse()
 
     async def _ask(
@@ -246,6 +247,12 @@ class Catalogue(oip_grpc.GRPCInferenceServiceServicer):
             (*metadata, (TARGET, str(replica.version))),
             QUESTION_TIMEOUT if remaining is None else min(remaining, QUESTION_TIMEOUT),
         )
+
+    def _changeable(self) -> "registry_grpc.RegistryServiceAsyncStub":
+        """The registry; raises Unimplemented where there is none."""
+        if self._registry is None:
+            raise Unimplemented("this server's models are those that it was started with")
+        return self._registry
 
     def _asked_about(self, name: str, selector: str) -> Iterator[VersionName]:
         """The serving versions that a name and a selector speak of; all when both are empty."""

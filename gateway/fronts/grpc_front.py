@@ -8,10 +8,11 @@ import grpc
 
 from gateway import envelope
 from gateway.call import Call, Metadata
+from gateway.fronts.calls import call_of
 from gateway.fronts.metadata import forwarded, provenance
-from gateway.sequences import Sequence, sequence_of
+from gateway.sequences import Sequence
 from gateway.stack import Service
-from modelyard.errors import InvalidArgument, ModelyardError
+from modelyard.errors import ModelyardError
 from modelyard.metadata import REQUEST_ID
 
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -58,17 +59,7 @@ class InferenceFront(grpc.GenericRpcHandler):
     def _call(
         self, payload: bytes, remaining: float | None, metadata: Metadata, request_id: str
     ) -> Call:
-        head = envelope.read(payload)
-        if not head.model:
-            raise InvalidArgument("model_name is empty", field="model_name")
-        if head.parameters:
-            limit = head.parameters.get("timeout")
-            if isinstance(limit, int) and limit > 0:
-                seconds = limit / 1e6  # The protocol's unit is the microsecond.
-                remaining = seconds if remaining is None else min(remaining, seconds)
-        deadline = None if remaining is None else self._clock() + remaining
-        sequence = sequence_of(head.parameters)
-        return Call(head.model, head.version, payload, deadline, request_id, metadata, sequence)
+        return call_of(payload, remaining, metadata, request_id, self._clock())
 
     async def _stream(
         self, requests: AsyncIterator[bytes], context: Context

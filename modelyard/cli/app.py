@@ -2,7 +2,7 @@
 
 import typer
 
-from modelyard.cli import archive, catalog, inference, routes, run, shadow, top
+from modelyard.cli import archive, catalog, inference, routes, run, serve, shadow, top
 
 app = typer.Typer(
     name="modelyard",
@@ -13,6 +13,7 @@ app = typer.Typer(
 )
 for command in (
     run.up,
+    serve.serve,
     run.demo,
     catalog.register,
     catalog.models,

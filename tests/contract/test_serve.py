@@ -336,7 +336,9 @@ def test_a_socket(tmp_path: Path) -> None:
     with (
         # The paths of pytest's folders are too long for a socket.
         tempfile.TemporaryDirectory(prefix="serve-") as short,
-        serving(tmp_path, scale(tmp_path, 2.0), "--name", "m", "--listen", f"unix:{short}/s") as served,
+        serving(
+            tmp_path, scale(tmp_path, 2.0), "--name", "m", "--listen", f"unix:{short}/s"
+        ) as served,
         served.client() as client,
     ):
         assert served.address == f"unix:{short}/s"

@@ -9,28 +9,24 @@ import logging
 import os
 import socket
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from pathlib import Path
-from typing import Any, TypeAlias
-
-from google.protobuf.message import DecodeError, Message
+from typing import Any
 
 from modelyard import frames
 from modelyard.errors import (
     FailedPrecondition,
-    InvalidArgument,
     MessageTooLarge,
     ModelyardError,
     Unimplemented,
 )
 from modelyard.frames import Frame, Hello, Malformed, Metadata
-from modelyard.inference.v2 import open_inference_pb2 as pb
 from modelyard.interceptors import as_ours
 from modelyard.links import Link
 from modelyard.metadata import TARGET
 from modelyard.status import trailing_metadata
 from modelyard.telemetry import Tracing
-from services.inference.host import description
+from services.inference.host.methods import methods
 from services.inference.host.service import ModelService
 
 _log = logging.getLogger(__name__)
@@ -38,10 +34,6 @@ _log = logging.getLogger(__name__)
 # Calls of one connection at a time, and their bytes as a multiple of the largest message.
 CALLS, MESSAGES = 1024, 4
 _SERVICE = "/inference.GRPCInferenceService/"
-
-Bytes: TypeAlias = "bytes | bytearray"
-# Answers a serialized request with a serialized response, given the target and the seconds left.
-Handler: TypeAlias = Callable[[Bytes, "str | None", "float | None"], Awaitable[bytes]]
 
 
 class FrameFront:
@@ -60,7 +52,7 @@ class FrameFront:
         self._address = address
         self._path = Path(address.removeprefix("unix:"))
         self._tracing = tracing
-        self._handlers = {name.encode(): handler for name, handler in _handlers(service).items()}
+        self._handlers = {name.encode(): handler for name, handler in methods(service).items()}
         self._hello = Hello(largest, CALLS, largest * MESSAGES, who="host")
         self._links: set[_Caller] = set()
         self._server: asyncio.Server | None = None
@@ -268,36 +260,3 @@ def _on(work: Coroutine[Any, Any, None], waited_for: Any) -> Generator[Any, Any,
         return
     finally:
         work.close()
-
-
-def _handlers(service: ModelService) -> dict[str, Handler]:
-    """Every method that is asked once and answered once, by its bare name."""
-
-    async def infer(payload: Bytes, target: str | None, left: float | None) -> bytes:
-        response = await service.infer(_parse(pb.ModelInferRequest, payload), target, left)
-        return response.SerializeToString()
-
-    def question(kind: type[Message], answer: Callable[[Any, str | None], Message]) -> Handler:
-        async def ask(payload: Bytes, target: str | None, left: float | None) -> bytes:
-            return answer(_parse(kind, payload), target).SerializeToString()
-
-        return ask
-
-    return {
-        "ModelInfer": infer,
-        "ServerLive": question(pb.ServerLiveRequest, lambda r, t: pb.ServerLiveResponse(live=True)),
-        "ServerReady": question(pb.ServerReadyRequest, lambda r, t: service.ready(r)),
-        "ServerMetadata": question(pb.ServerMetadataRequest, lambda r, t: description.server()),
-        "ModelReady": question(pb.ModelReadyRequest, service.model_ready),
-        "ModelMetadata": question(pb.ModelMetadataRequest, service.metadata),
-        "ModelConfig": question(pb.ModelConfigRequest, service.config),
-        "ModelStatistics": question(pb.ModelStatisticsRequest, service.statistics),
-        "RepositoryIndex": question(pb.RepositoryIndexRequest, lambda r, t: service.index(r)),
-    }
-
-
-def _parse(kind: Any, payload: Bytes) -> Any:
-    try:
-        return kind.FromString(payload)
-    except DecodeError:
-        raise InvalidArgument(f"the request is no {kind.__name__}") from None
