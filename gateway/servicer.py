@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
@@ -14,7 +14,6 @@ from gateway.plan import Kind
 from gateway.replicas import Replicas
 from gateway.router import Router
 from gateway.schedule import propose
-from gateway.shipping import Shipper
 from gateway.survival import Observed, curve
 from gateway.tap import Tap
 from modelyard.catalog import Catalog
@@ -26,6 +25,10 @@ from modelyard.gateway.v1 import gateway_service_pb2 as pb
 from modelyard.gateway.v1 import gateway_service_pb2_grpc as pb_grpc
 from modelyard.gateway.v1.route_pb2 import Target
 from modelyard.names import ModelName, VersionName
+
+if TYPE_CHECKING:
+    # It knows Redis; a gateway without an event log need not.
+    from gateway.shipping import Shipper
 
 Context: TypeAlias = grpc.aio.ServicerContext[Message, Message]
 
@@ -60,7 +63,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         heard_at: Callable[[], float | None],
         clock: Callable[[], float],
         tap: Tap | None = None,
-        shipper: Shipper | None = None,
+        shipper: "Shipper | None" = None,
     ) -> None:
         self._meter = meter
         self._replicas = replicas

@@ -14,6 +14,7 @@ from gateway.replicas import Replicas
 from gateway.router import Router
 from gateway.stack import stack
 from modelyard.catalog import Host, HostState
+from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.names import VersionName
 from modelyard.telemetry import Tracing
 from services.embedded.lane import LocalEndpoint
@@ -87,6 +88,15 @@ class Core:
             self.router, self._racer, self.meter, access, self.clock, tracing=tracing
         )
         self.replicas.update(self.hosts)
+
+    def metadata(self, model: str, selector: str) -> oip.ModelMetadataResponse:
+        """The inputs and outputs of a model.
+
+        Raises:
+            ModelNotFound, VersionNotFound, LabelNotFound: There is no such thing.
+        """
+        version = self.catalog.resolve(model, selector)
+        return self._services[version].metadata(oip.ModelMetadataRequest(), str(version))
 
     async def close(self) -> None:
         """Ends the threads, once no call is under way any more."""

@@ -3,7 +3,6 @@
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 
 from modelyard.settings import Listed, ServerSettings, config
 from services.embedded.core import DEADLINE
@@ -12,9 +11,8 @@ from services.embedded.core import DEADLINE
 class ServeSettings(ServerSettings):
     """The settings of one process. Durations are in seconds."""
 
-    model_config = SettingsConfigDict(
-        **{**config("serve"), "cli_prog_name": "modelyard serve"}  # type: ignore[typeddict-item]
-    )
+    model_config = config("serve")
+    model_config["cli_prog_name"] = "modelyard serve"
 
     listen: str = Field("127.0.0.1:8001", description="unix:/path or host:port.")
     metrics_listen: str = Field("127.0.0.1:8002", description="host:port for Prometheus.")

@@ -69,9 +69,10 @@ def serving(
             text=True,
             env={**os.environ, **(environment or {})},
         )
-    assert process.stdout is not None
+    stdout = process.stdout
+    assert stdout is not None
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    reader = threading.Thread(target=lambda: lines.put(process.stdout.readline()), daemon=True)
+    reader = threading.Thread(target=lambda: lines.put(stdout.readline()), daemon=True)
     reader.start()
     try:
         line = lines.get(timeout=_START)
@@ -82,4 +83,4 @@ def serving(
             process.kill()
         process.wait(30)
         reader.join(30)
-        process.stdout.close()
+        stdout.close()
