@@ -1,18 +1,24 @@
-"""A call out of a serialized request, whichever front took it."""
+"""A call out of a request's head, whichever front took it."""
 
-from gateway import envelope
 from gateway.call import Call, Metadata
+from gateway.envelope import Envelope
 from gateway.sequences import sequence_of
 from modelyard.errors import InvalidArgument
 
 
 def call_of(
-    payload: bytes, remaining: float | None, metadata: Metadata, request_id: str, now: float
+    head: Envelope,
+    payload: bytes,
+    remaining: float | None,
+    metadata: Metadata,
+    request_id: str,
+    now: float,
 ) -> Call:
-    """Reads of a request what the stack needs.
+    """What the stack needs of a request.
 
     Args:
-        payload: The serialized `ModelInferRequest`.
+        head: Of the request.
+        payload: What goes through to a host.
         remaining: Seconds that the caller gives it; None for no deadline. Its parameter `timeout`
             counts where it is sooner.
         metadata: What hosts should see.
@@ -20,9 +26,8 @@ def call_of(
         now: On the clock of every deadline.
 
     Raises:
-        InvalidArgument: The bytes are no request, or name no model.
+        InvalidArgument: It names no model.
     """
-    head = envelope.read(payload)
     if not head.model:
         raise InvalidArgument("model_name is empty", field="model_name")
     if head.parameters:

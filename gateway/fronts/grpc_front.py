@@ -59,7 +59,8 @@ class InferenceFront(grpc.GenericRpcHandler):
     def _call(
         self, payload: bytes, remaining: float | None, metadata: Metadata, request_id: str
     ) -> Call:
-        return call_of(payload, remaining, metadata, request_id, self._clock())
+        head = envelope.read(payload)
+        return call_of(head, payload, remaining, metadata, request_id, self._clock())
 
     async def _stream(
         self, requests: AsyncIterator[bytes], context: Context

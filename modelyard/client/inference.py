@@ -156,7 +156,16 @@ def _served_by(message: oip.ModelInferResponse, trailing: Mapping[str, str]) -> 
     return VersionName(message.model_name, int(number)) if number.isdecimal() else None
 
 
+def check_parameter(key: str, value: Parameter) -> None:
+    """Raises InvalidArgument for a value of a type that parameters do not have."""
+    if not isinstance(value, bool | int | float | str):
+        raise InvalidArgument(
+            f"parameter {key!r} is a bool, int, float or str, not {type(value).__name__}"
+        )
+
+
 def _set_parameter(target: oip.InferParameter, key: str, value: Parameter) -> None:
+    check_parameter(key, value)
     match value:
         case bool():
             target.bool_param = value
@@ -166,10 +175,6 @@ def _set_parameter(target: oip.InferParameter, key: str, value: Parameter) -> No
             target.double_param = value
         case str():
             target.string_param = value
-        case _:
-            raise InvalidArgument(
-                f"parameter {key!r} is a bool, int, float or str, not {type(value).__name__}"
-            )
 
 
 def _parameter(value: oip.InferParameter) -> Parameter:

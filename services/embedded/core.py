@@ -1,12 +1,16 @@
 """Gateway and models on one event loop: the stack, the race and the engines, put together."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from gateway.access_log import AccessLog
+from gateway.call import Answer, Metadata
 from gateway.defaults import Defaults
+from gateway.envelope import Envelope
+from gateway.fronts.calls import call_of
 from gateway.guards import Guards
 from gateway.meter import Meter
 from gateway.race import Racer
@@ -17,7 +21,7 @@ from modelyard.catalog import Host, HostState
 from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.names import VersionName
 from modelyard.telemetry import Tracing
-from services.embedded.lane import LocalEndpoint
+from services.embedded.lane import Held, LocalEndpoint
 from services.embedded.models import Loaded, catalogue
 from services.inference.host.engine import Engine
 from services.inference.host.service import ModelService
@@ -63,6 +67,8 @@ class Core:
             engine = Engine(version.model, loaded.model, workers, loaded.usual_ns)
             self.engines[version] = engine
             self._services[version] = ModelService(version, engine)
+        self._held: dict[bytes, Held] = {}
+        self._keys = itertools.count(1)
         now = datetime.now(UTC)
         self.catalog = catalogue(models, now)
         self.hosts = tuple(
@@ -70,7 +76,9 @@ class Core:
         )
         self.meter = Meter()
         self.replicas = Replicas(
-            lambda host: LocalEndpoint(self._services[host.version]), self.clock, random.Random()
+            lambda host: LocalEndpoint(self._services[host.version], self._held),
+            self.clock,
+            random.Random(),
         )
         self.guards = Guards(self.replicas, self.clock, random.Random())
         # There is one host of each version: another attempt would find the same one.
@@ -88,6 +96,34 @@ class Core:
             self.router, self._racer, self.meter, access, self.clock, tracing=tracing
         )
         self.replicas.update(self.hosts)
+
+    async def infer(
+        self, head: Envelope, held: Held, timeout: float, metadata: Metadata, request_id: str
+    ) -> Answer:
+        """One call, whose answer is in `held`.
+
+        Args:
+            head: Who is asked.
+            held: The arrays.
+            timeout: Seconds that the caller gives it.
+            metadata: What the caller says beside.
+            request_id: The call's.
+
+        Raises:
+            ModelyardError: What is wrong with the call, or became of it.
+        """
+        key = next(self._keys).to_bytes(8)
+        self._held[key] = held
+        try:
+            call = call_of(head, key, timeout, metadata, request_id, self.clock())
+            return await self.service(call)
+        finally:
+            del self._held[key]
+
+    def has_room(self, model: str) -> bool:
+        """Tells whether a call of the model would not have to wait for others."""
+        versions = self.catalog.models[model].versions if model in self.catalog.models else {}
+        return all(self.guards.limiter(v.name).has_room for v in versions.values())
 
     def metadata(self, model: str, selector: str) -> oip.ModelMetadataResponse:
         """The inputs and outputs of a model.

@@ -1,34 +1,46 @@
 """Models in the caller's own process: what `modelyard.client` does over the network, by a call."""
 
 import asyncio
-import concurrent.futures
-import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Self, TypeAlias
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from gateway.call import Call
-from gateway.fronts.calls import call_of
-from gateway.fronts.metadata import forwarded, provenance
+from gateway.call import Metadata
+from gateway.envelope import Envelope
+from gateway.fronts.metadata import forwarded
 from modelyard.client import inference
-from modelyard.client.connection import MetadataLike, Seconds, pairs, seconds, texts
+from modelyard.client.connection import MetadataLike, Seconds, pairs, seconds
 from modelyard.client.inference import Inference, Parameter, VersionLike
-from modelyard.client.steps import Reply
-from modelyard.errors import FailedPrecondition
+from modelyard.errors import FailedPrecondition, InvalidArgument
 from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.interceptors import as_ours
+from modelyard.names import VersionName
 from services.embedded.core import DEADLINE, Core
+from services.embedded.lane import Held
 from services.embedded.models import Loaded, load
+from services.embedded.turns import Turns
 from services.inference.host import cpus
 from services.inference.host.session import SessionSettings
-
-T = TypeVar("T")
 
 Files: TypeAlias = "Mapping[str, Path | str]"
 
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A call as it was made, with what the stack wants to know of it."""
+
+    head: Envelope
+    held: Held
+    timeout: float
+    metadata: Metadata
+    request_id: str
 
 
 class _Calls:
@@ -40,25 +52,25 @@ class _Calls:
         self._under_way = 0
         self._idle = asyncio.Event()
 
-    async def infer(
-        self, payload: bytes, timeout: float | None, metadata: MetadataLike | None
-    ) -> Inference:
-        """One call, from its serialized request on."""
+    async def infer(self, asked: _Asked) -> Inference:
+        """One call."""
         if self._closed:
             raise FailedPrecondition("the yard is closed")
-        passed, request_id = forwarded(pairs(metadata))
         self._under_way += 1
         try:
-            call: Call = call_of(payload, timeout, passed, request_id, self.core.clock())
-            answer = await self.core.service(call)
+            answer = await self.core.infer(
+                asked.head, asked.held, asked.timeout, asked.metadata, asked.request_id
+            )
         except Exception as error:  # As over the wire: a stranger's error becomes Internal.
-            raise as_ours(error, _INFER, passed) from error.__cause__
+            raise as_ours(error, _INFER, asked.metadata) from error.__cause__
         finally:
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
-        message = oip.ModelInferResponse.FromString(answer.payload)
-        return inference.answer(Reply(message, texts(provenance(answer, request_id))))
+        by, outputs = answer.served_by, asked.held.answer
+        assert isinstance(by, VersionName), "no route, no constant"
+        assert outputs is not None, "answered"
+        return Inference(outputs, by, str(answer.attempt), asked.head.id or asked.request_id, {})
 
     async def close(self) -> None:
         """Takes no call any more, and returns when those under way have ended."""
@@ -88,31 +100,34 @@ class _Described:
     def _load(self) -> tuple[Loaded, ...]:
         return load(self._files, SessionSettings(self._threads, self._providers))
 
-    def _core(self, models: Sequence[Loaded]) -> Core:
+    def _made(self, models: Sequence[Loaded]) -> Core:
         # The caller of the program sees each error; a log of the same would say it twice.
         return Core(models, self._threads, access_log="none")
 
-    def _request(
+    def _ask(
         self,
         model: str,
         inputs: Mapping[str, ArrayLike],
         version: VersionLike,
         outputs: Sequence[str] | None,
+        deadline: Seconds | None,
         request_id: str | None,
         parameters: Mapping[str, Parameter] | None,
-    ) -> bytes:
-        message = inference.request(
-            model,
-            inputs,
-            version=version,
-            outputs=outputs,
-            request_id=request_id,
-            parameters=parameters,
-        )
-        return message.SerializeToString()
-
-    def _limit(self, deadline: Seconds | None) -> float | None:
-        return self._timeout if deadline is None else seconds(deadline)
+        metadata: MetadataLike | None,
+    ) -> _Asked:
+        head = Envelope(model, inference.version_text(version), request_id or "")
+        if parameters:
+            head.parameters = dict(parameters)
+            for key, value in parameters.items():
+                inference.check_parameter(key, value)
+            if type(head.parameters.get("timeout", 0)) is not int:
+                raise InvalidArgument(
+                    "the parameter 'timeout' is not an integer (microseconds)", field="timeout"
+                )
+        held = Held({name: np.asarray(values) for name, values in inputs.items()}, outputs or ())
+        timeout = self._timeout if deadline is None else seconds(deadline)
+        assert timeout is not None, "one of both was given"
+        return _Asked(head, held, timeout, *forwarded(pairs(metadata)))
 
 
 class AsyncYard(_Described):
@@ -158,9 +173,11 @@ class AsyncYard(_Described):
 
         As `Yard.infer`.
         """
-        payload = self._request(model, inputs, version, outputs, request_id, parameters)
+        asked = self._ask(
+            model, inputs, version, outputs, deadline, request_id, parameters, metadata
+        )
         calls = self._calls or await self._open()
-        return await calls.infer(payload, self._limit(deadline), metadata)
+        return await calls.infer(asked)
 
     async def metadata(self, model: str, version: VersionLike = None) -> oip.ModelMetadataResponse:
         """What a model takes and gives.
@@ -177,13 +194,13 @@ class AsyncYard(_Described):
 
     async def _open(self) -> _Calls:
         if self._opening is None:
-            self._opening = asyncio.create_task(self._made())
+            self._opening = asyncio.create_task(self._opened())
         # Who gives up does not take the models from the others that wait for them.
         return await asyncio.shield(self._opening)
 
-    async def _made(self) -> _Calls:
+    async def _opened(self) -> _Calls:
         models = await asyncio.to_thread(self._load)
-        self._calls = _Calls(self._core(models))
+        self._calls = _Calls(self._made(models))
         return self._calls
 
 
@@ -221,12 +238,9 @@ class Yard(_Described):
     ) -> None:
         super().__init__(models, timeout=timeout, threads=threads, providers=providers)
         loaded = self._load()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="modelyard", daemon=True
-        )
-        self._thread.start()
-        self._calls = self._run(self._made(loaded))
+        self._turns = Turns()
+        self._calls = self._turns.run(self._opened(loaded))
+        self._core = self._calls.core
 
     def __enter__(self) -> Self:
         return self
@@ -272,8 +286,15 @@ class Yard(_Described):
             Overloaded: Too many calls wait; `retry_after` says when to come back.
             FailedPrecondition: The yard is closed.
         """
-        payload = self._request(model, inputs, version, outputs, request_id, parameters)
-        return self._run(self._calls.infer(payload, self._limit(deadline), metadata))
+        asked = self._ask(
+            model, inputs, version, outputs, deadline, request_id, parameters, metadata
+        )
+        try:
+            return self._turns.run(
+                self._calls.infer(asked), lambda: self._calls.core.has_room(model)
+            )
+        except RuntimeError:
+            raise FailedPrecondition("the yard is closed") from None
 
     def metadata(self, model: str, version: VersionLike = None) -> oip.ModelMetadataResponse:
         """What a model takes and gives: names, datatypes and shapes (-1 where a size varies).
@@ -282,31 +303,13 @@ class Yard(_Described):
             ModelNotFound: There is no such model.
             VersionNotFound: It has no such version.
         """
-        return self._calls.core.metadata(model, inference.version_text(version))
+        return self._core.metadata(model, inference.version_text(version))
 
     def close(self) -> None:
         """Takes no call any more, and returns when those under way have ended."""
-        if self._loop.is_closed():
-            return
-        self._run(self._calls.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        with suppress(FailedPrecondition):  # It is closed already.
+            self._turns.run(self._calls.close())
+        self._turns.close()
 
-    async def _made(self, models: Sequence[Loaded]) -> _Calls:
-        return _Calls(self._core(models))
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Has the loop's thread do it, and waits."""
-        try:
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        except RuntimeError:
-            work.close()
-            raise FailedPrecondition("the yard is closed") from None
-        try:
-            return future.result()
-        except concurrent.futures.CancelledError:
-            raise
-        except BaseException:  # Such as KeyboardInterrupt: nobody waits for it any more.
-            future.cancel()
-            raise
+    async def _opened(self, models: Sequence[Loaded]) -> _Calls:
+        return _Calls(self._made(models))

@@ -8,12 +8,10 @@ import contextlib
 import logging
 import os
 import socket
-import types
-from collections.abc import Coroutine, Generator
 from pathlib import Path
-from typing import Any
 
 from modelyard import frames
+from modelyard.eager import Begun
 from modelyard.errors import (
     FailedPrecondition,
     MessageTooLarge,
@@ -229,7 +227,7 @@ class _Caller(Link):
                 waited_for = work.send(None)
             except StopIteration:
                 return
-            work = _rest(work, waited_for)
+            work = Begun(work, waited_for)
         self.calls[call] = (self.loop.create_task(work), size)
 
     def _forget(self, call: int) -> None:
@@ -237,26 +235,3 @@ class _Caller(Link):
         self._bytes -= size
         if not self.calls:
             self._front.answered()
-
-
-async def _rest(work: Coroutine[Any, Any, None], waited_for: Any) -> None:
-    """The rest of a coroutine that was begun by hand, and waits for something."""
-    await _on(work, waited_for)
-
-
-@types.coroutine
-def _on(work: Coroutine[Any, Any, None], waited_for: Any) -> Generator[Any, Any, None]:
-    try:
-        while True:
-            try:
-                given = yield waited_for
-            except GeneratorExit:
-                raise
-            except BaseException as thrown:  # thrown in by the task: it belongs to who waits
-                waited_for = work.throw(thrown)
-            else:
-                waited_for = work.send(given)
-    except StopIteration:
-        return
-    finally:
-        work.close()

@@ -1,7 +1,9 @@
 """The Open Inference Protocol of one version: protobuf in and out, whatever carries the calls."""
 
 import time
+from collections.abc import Mapping, Sequence
 
+from modelyard.client.codec import datatype_of
 from modelyard.errors import (
     HostGone,
     InvalidArgument,
@@ -15,7 +17,7 @@ from modelyard.inference.v2 import open_inference_pb2 as pb
 from modelyard.names import VersionName
 from services.inference.host import description
 from services.inference.host.engine import Engine
-from services.inference.host.tensors import CONTENTS, Array, encode
+from services.inference.host.tensors import CONTENTS, Array, as_given, encode
 
 
 class ModelService:
@@ -72,6 +74,48 @@ class ModelService:
             raise
         statistics.answered(began, decoded, queued, ran, time.monotonic_ns())
         return response
+
+    async def infer_arrays(
+        self, arrays: Mapping[str, Array], outputs: Sequence[str], target: str, remaining: float
+    ) -> dict[str, Array]:
+        """One inference without messages, for a caller in this process.
+
+        Cancelling the awaiting task stops the run.
+
+        Args:
+            arrays: The inputs by name. Nobody writes into them while the call is under way.
+            outputs: The names of the wanted outputs; all of them when empty.
+            target: The version that the gateway chose, by its name.
+            remaining: The seconds that the call has left.
+
+        Returns:
+            The outputs by name, read-only.
+
+        Raises:
+            ModelyardError: What is wrong with the call, or became of it; as `infer`.
+        """
+        began = time.monotonic_ns()
+        engine, statistics = self._engine, self._engine.statistics
+        try:
+            if self.draining:
+                raise HostGone("the host ends; try another")
+            self._check_target(target, "", "")
+            wanted = engine.select(outputs)
+            plan = engine.plan(tuple((n, _datatype(n, a), a.shape) for n, a in arrays.items()))
+            feeds: dict[str, Array] = {}
+            size = 0
+            for slot in plan:
+                feed = feeds[slot.name] = slot.array(arrays[slot.name])
+                size += slot.size or sum(map(len, feed.ravel()))
+            decoded = time.monotonic_ns()
+            deadline = began + int(remaining * 1e9)
+            results, queued, ran = await engine.run(feeds, wanted, size, deadline)
+            answer = {t.name: as_given(r) for t, r in zip(wanted, results, strict=True)}
+        except BaseException as error:  # counted, whatever it is, and raised on
+            statistics.failed(time.monotonic_ns() - began, error)
+            raise
+        statistics.answered(began, decoded, queued, ran, time.monotonic_ns())
+        return answer
 
     def _decode(self, request: pb.ModelInferRequest) -> tuple[dict[str, Array], int]:
         """The inputs as arrays, and how many bytes they took (0 for typed contents)."""
@@ -171,6 +215,13 @@ class ModelService:
             model=model,
             version=version,
         )
+
+
+def _datatype(name: str, array: Array) -> str:
+    try:
+        return datatype_of(array)
+    except InvalidTensor as error:
+        raise InvalidTensor(f"input {name!r}: {error.message}", tensor=name) from None
 
 
 def _deadline(now: int, remaining: float | None, request: pb.ModelInferRequest) -> int | None:

@@ -134,6 +134,19 @@ class Slot:
                 )
         return wide.astype(self.dtype, copy=False).reshape(self.shape)
 
+    def array(self, given: Array) -> Array:
+        """The array of a tensor that never was serialized: `given` itself wherever that can be.
+
+        Raises:
+            InvalidTensor: An element of BYTES is no text.
+        """
+        if self.datatype == BYTES:
+            elements = given.astype(object).ravel().tolist()
+            texts = [v if isinstance(v, str) else self._text(i, v) for i, v in enumerate(elements)]
+            return _object_array(texts, self.shape)
+        # The other byte order is the same datatype.
+        return given if given.dtype == self.dtype else given.astype(self.dtype)
+
     def _strings(self, raw: bytes) -> list[str]:
         texts: list[str] = []
         at, end = 0, len(raw)
@@ -153,7 +166,13 @@ class Slot:
             )
         return texts
 
-    def _text(self, index: int, value: bytes) -> str:
+    def _text(self, index: int, value: Any) -> str:
+        if not isinstance(value, bytes):
+            raise InvalidTensor(
+                f"element {index} of input '{self.name}' for model '{self.model}' is neither str"
+                f" nor bytes but {type(value).__name__}",
+                input=self.name,
+            )
         try:
             return value.decode()
         except UnicodeDecodeError:
@@ -171,7 +190,11 @@ class Slot:
         )
 
 
-def _object_array(texts: list[str], shape: tuple[int, ...]) -> Array:
+def _encoded(element: str | bytes) -> bytes:
+    return element.encode() if isinstance(element, str) else element
+
+
+def _object_array(texts: Sequence[str | bytes], shape: tuple[int, ...]) -> Array:
     array = np.empty(len(texts), object)
     array[:] = texts
     return array.reshape(shape)
@@ -184,12 +207,20 @@ def encode(array: Array) -> bytes:
     return array.tobytes()
 
 
+def as_given(array: Array) -> Array:
+    """An output as its caller sees it: read-only, and texts as objects of `bytes`."""
+    if array.dtype.kind in "OSU":
+        array = _object_array([_encoded(v) for v in array.ravel().tolist()], array.shape)
+    array.setflags(write=False)
+    return array
+
+
 def encode_bytes(elements: Iterable[str | bytes]) -> bytes:
     """The raw form of BYTES elements, in their order."""
     pack = _LENGTH.pack
     parts: list[bytes] = []
     for element in elements:
-        content = element.encode() if isinstance(element, str) else element
+        content = _encoded(element)
         parts.append(pack(len(content)))
         parts.append(content)
     return b"".join(parts)
