@@ -1,17 +1,19 @@
 """Modelyard: model-as-a-service over gRPC.
 
-`Client` and `AsyncClient` are loaded when they are first used, so that `import modelyard` costs
-nothing and works beside every other client of the Open Inference Protocol.
+`Client`, `AsyncClient` and `embedded` are loaded when they are first used, so that `import
+modelyard` costs nothing and works beside every other client of the Open Inference Protocol.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelyard import embedded
     from modelyard.client import AsyncClient, Client, Inference
 
 __version__ = "0.1.0"
 
-__all__ = ["AsyncClient", "Client", "Inference", "__version__"]
+__all__ = ["AsyncClient", "Client", "Inference", "__version__", "embedded"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +21,8 @@ def __getattr__(name: str) -> Any:
         from modelyard import client
 
         return getattr(client, name)
+    if name == "embedded":
+        return import_module("modelyard.embedded")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

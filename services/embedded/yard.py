@@ -16,7 +16,7 @@ from gateway.fronts.metadata import forwarded
 from modelyard.client import inference
 from modelyard.client.connection import MetadataLike, Seconds, pairs, seconds
 from modelyard.client.inference import Inference, Parameter, VersionLike
-from modelyard.errors import FailedPrecondition, InvalidArgument
+from modelyard.errors import FailedPrecondition, InvalidArgument, ModelyardError
 from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.interceptors import as_ours
 from modelyard.names import VersionName
@@ -149,6 +149,7 @@ class AsyncYard(_Described):
 
     _calls: _Calls | None = None
     _opening: "asyncio.Task[_Calls] | None" = None
+    _closed = False
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -189,11 +190,15 @@ class AsyncYard(_Described):
 
     async def close(self) -> None:
         """Takes no call any more, and returns when those under way have ended."""
+        self._closed = True
         if self._opening is not None:
-            await (await self._opening).close()
+            with suppress(ModelyardError):  # Its callers were told why it never opened.
+                await (await self._opening).close()
 
     async def _open(self) -> _Calls:
         if self._opening is None:
+            if self._closed:
+                raise FailedPrecondition("the yard is closed")
             self._opening = asyncio.create_task(self._opened())
         # Who gives up does not take the models from the others that wait for them.
         return await asyncio.shield(self._opening)

