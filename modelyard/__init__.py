@@ -8,12 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelyard import embedded
     from modelyard.client import AsyncClient, Client, Inference
 
 __version__ = "0.1.0"
 
-__all__ = ["AsyncClient", "Client", "Inference", "__version__", "embedded"]
+__all__ = ["AsyncClient", "Client", "Inference", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +21,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(client, name)
     if name == "embedded":
+        # By its name: whoever imports `modelyard`, as every room does, does not import rooms.
         return import_module("modelyard.embedded")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

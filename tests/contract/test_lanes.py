@@ -311,6 +311,21 @@ async def test_calls_that_wait_are_given_up_too(work: Endpoint, busy: Host) -> N
     assert (await infer(work, {**HOURS, "rounds": np.array(1)})).model_name == "m"
 
 
+async def test_a_call_that_is_given_up_as_soon_as_it_was_made_stops(
+    work: Endpoint, busy: Host
+) -> None:
+    await infer(work, {**HOURS, "rounds": np.array(1)})
+    calls = [asyncio.ensure_future(infer(work, HOURS, timeout=600.0)) for _ in range(4)]
+    # Over frames, the requests and that they are given up then arrive together.
+    await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    assert all(call.cancelled() for call in calls)
+    await until_idle(busy)
+    assert (await infer(work, {**HOURS, "rounds": np.array(1)})).model_name == "m"
+
+
 async def test_a_full_queue_says_when_to_come_back(work: Endpoint, busy: Host) -> None:
     calls = [asyncio.ensure_future(infer(work, HOURS, timeout=600.0)) for _ in range(4)]
     begun = seconds_computed(busy)

@@ -191,7 +191,7 @@ def test_an_error_as_over_the_wire(
 
 
 def test_an_element_that_is_no_text(yard: Yard) -> None:
-    with pytest.raises(InvalidTensor, match="element 0 of input 'x'.*neither str nor bytes"):
+    with pytest.raises(InvalidTensor, match=r"element 0 of input 'x'.*neither str nor bytes"):
         yard.infer("id-bytes", {"x": np.array([7], object)})
 
 
