@@ -282,7 +282,7 @@ def test_close_waits_for_the_calls_under_way(files: dict[str, Path]) -> None:
         answer = pool.submit(yard.infer, "slow", ONE_SECOND, deadline=60)
         eventually(lambda: workers(yard, "slow").pending)
         yard.close()
-        assert str(answer.result(0).served_by) == "models/slow/versions/1"
+        assert str(answer.result(30).served_by) == "models/slow/versions/1"
     with pytest.raises(FailedPrecondition, match="closed"):
         yard.infer("slow", ONE_SECOND)
     yard.close()
