@@ -46,7 +46,7 @@ from modelyard.redaction import Redaction, parse
 from modelyard.redis_client import connect
 from modelyard.server import Server, signals
 from modelyard.settings import load
-from modelyard.telemetry import Metrics, Tracing
+from modelyard.telemetry import Metrics, traced
 
 _log = structlog.get_logger(__name__)
 
@@ -93,10 +93,7 @@ async def serve(settings: GatewaySettings) -> None:
                 frozenset(v.name for m in now.models.values() for v in m.versions.values())
             )
         )
-        tracing = None
-        if settings.otlp_endpoint:
-            tracing = Tracing("gateway", settings.otlp_endpoint)
-            ends.callback(tracing.close)
+        tracing = ends.enter_context(traced("gateway", settings.otlp_endpoint))
         defaults = Defaults(lambda: catalog.catalog, clock)
         racer = Racer(replicas, guards, defaults, meter, clock, tracing)
         access = AccessLog(settings.access_log, clock)

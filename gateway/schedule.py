@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.referee import SPARE, SPARE_SHARE
-from gateway.survival import Point, answered_by
+from gateway.survival import Point, answered_by, reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def propose(
     for version in preferred:
         chosen.append(version)
         # The lower end of the interval: a promise is made on what is sure.
-        left *= 1.0 - _lower(curves[version], end)
+        left *= 1.0 - reached(curves[version], end).lower
         if left <= miss:
             break
     starts = [0.0]
@@ -106,12 +106,3 @@ def _shares(
             taken *= 1.0 - newly
         before = now
     return won
-
-
-def _lower(points: tuple[Point, ...], after: float) -> float:
-    share = 0.0
-    for point in points:
-        if point.after > after:
-            break
-        share = point.lower
-    return share

@@ -91,14 +91,19 @@ def curve(observed: Observed) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def answered_by(points: tuple[Point, ...], after: float) -> float:
-    """The share that has answered by a moment, in seconds."""
-    share = 0.0
+def reached(points: tuple[Point, ...], after: float) -> Point:
+    """Where a curve is at a moment, in seconds."""
+    held = Point(0.0, 0.0, 0.0, 0.0)
     for point in points:
         if point.after > after:
             break
-        share = point.answered
-    return share
+        held = point
+    return held
+
+
+def answered_by(points: tuple[Point, ...], after: float) -> float:
+    """The share that has answered by a moment, in seconds."""
+    return reached(points, after).answered
 
 
 def _interval(surviving: float, variance: float) -> tuple[float, float]:

@@ -83,19 +83,16 @@ def _wrap(handler: Any, method: str, tracing: "Tracing | None") -> Handler:
     inner = getattr(handler, _ARITIES[handler.request_streaming, handler.response_streaming][0])
     make = _ARITIES[handler.request_streaming, handler.response_streaming][1]
 
+    async def in_span(request: Any, context: Any) -> Any:
+        assert tracing is not None, "chosen below"
+        with tracing.served(method, context.invocation_metadata() or ()):
+            return await inner(request, context)
+
+    work = inner if tracing is None else in_span
+
     async def answer(request: Any, context: Any) -> Any:
         try:
-            return await inner(request, context)
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:  # Whatever it is, the caller gets a status.
-            await _abort(context, error, method)
-
-    async def answer_in_span(request: Any, context: Any) -> Any:
-        assert tracing is not None, "chosen below"
-        try:
-            with tracing.served(method, context.invocation_metadata() or ()):
-                return await inner(request, context)
+            return await work(request, context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # Whatever it is, the caller gets a status.
@@ -113,7 +110,7 @@ def _wrap(handler: Any, method: str, tracing: "Tracing | None") -> Handler:
     if inspect.isasyncgenfunction(inner):
         wrapped: Any = stream
     elif inspect.iscoroutinefunction(inner):
-        wrapped = answer if tracing is None else answer_in_span
+        wrapped = answer
     else:
         return handler
     return make(wrapped, handler.request_deserializer, handler.response_serializer)

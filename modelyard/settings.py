@@ -46,6 +46,7 @@ def config(room: str) -> SettingsConfigDict:
         env_prefix=f"MODELYARD_{room.upper()}_",
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_prog_name=f"python -m {'gateway' if room == 'gateway' else f'services.{room}'}",

@@ -91,6 +91,19 @@ class Tracing:
         self._provider.shutdown()
 
 
+@contextmanager
+def traced(room: str, endpoint: str) -> Iterator[Tracing | None]:
+    """Traces to this endpoint while the block runs; None where it is empty."""
+    if not endpoint:
+        yield None
+        return
+    tracing = Tracing(room, endpoint)
+    try:
+        yield tracing
+    finally:
+        tracing.close()
+
+
 class Metrics:
     """Answers Prometheus.
 

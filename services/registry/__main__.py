@@ -31,7 +31,7 @@ from modelyard.registry.v1 import (
 )
 from modelyard.server import Server, signals
 from modelyard.settings import load
-from modelyard.telemetry import Metrics, Tracing
+from modelyard.telemetry import Metrics, traced
 from services.registry.artifact_servicer import ArtifactServicer
 from services.registry.artifacts import ArtifactStore
 from services.registry.host_servicer import HostServicer
@@ -94,10 +94,7 @@ async def serve(settings: RegistrySettings) -> None:
         store = ArtifactStore(settings.artifacts, uploads)
         verifier = Verifier(store, uploads / "trying", settings.load_timeout)
 
-        tracing = None
-        if settings.otlp_endpoint:
-            tracing = Tracing("registry", settings.otlp_endpoint)
-            ends.callback(tracing.close)
+        tracing = ends.enter_context(traced("registry", settings.otlp_endpoint))
         server = Server(settings, SERVICES, tracing)
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(
             RegistryServicer(registry, store, verifier, leases, frozenset(settings.url_schemes)),

@@ -22,7 +22,7 @@ from modelyard.redis_client import connect
 from modelyard.server import Server, signals
 from modelyard.settings import load
 from modelyard.shadow.v1 import shadow_service_pb2, shadow_service_pb2_grpc
-from modelyard.telemetry import Metrics, Tracing
+from modelyard.telemetry import Metrics, traced
 from services.shadow.manager import Manager
 from services.shadow.metrics import EvaluationsCollector
 from services.shadow.replay import Hosts
@@ -72,10 +72,7 @@ async def serve(settings: ShadowSettings) -> None:
             catalog=lambda: catalog.catalog,
             archived=windows(settings.archive) if settings.archive else None,
         )
-        tracing = None
-        if settings.otlp_endpoint:
-            tracing = Tracing("shadow", settings.otlp_endpoint)
-            ends.callback(tracing.close)
+        tracing = ends.enter_context(traced("shadow", settings.otlp_endpoint))
         server = Server(settings, SERVICES, tracing)
         shadow_service_pb2_grpc.add_ShadowServiceServicer_to_server(
             ShadowServicer(manager), server.handlers

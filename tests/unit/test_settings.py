@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field, ValidationError
 
+from gateway.settings import GatewaySettings
 from modelyard.settings import Listed, ServerSettings, config, load
 
 
@@ -241,6 +242,13 @@ def test_half_of_a_pair_is_refused(capsys: pytest.CaptureFixture[str], half: str
     (line,) = _refused(capsys, f"--{half.replace('_', '-')}=x.pem")
     assert "tls_cert" in line
     assert "tls_key" in line
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_rooms_own_durations_end(capsys: pytest.CaptureFixture[str], value: str) -> None:
+    with pytest.raises(SystemExit):
+        load(GatewaySettings, ["--registry", "unix:/r", f"--first-view={value}"])
+    assert f"first_view '{value}': " in capsys.readouterr().err
 
 
 def test_who_may_call_is_said_of_tls_only(capsys: pytest.CaptureFixture[str]) -> None:

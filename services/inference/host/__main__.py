@@ -17,7 +17,7 @@ from modelyard import logs
 from modelyard.errors import InvalidArtifact
 from modelyard.inference.v2 import open_inference_pb2_grpc as pb_grpc
 from modelyard.server import Server, signals
-from modelyard.telemetry import Metrics, Tracing
+from modelyard.telemetry import Metrics, traced
 from services.inference.host import cpus, stages
 from services.inference.host.engine import Engine
 from services.inference.host.frame_front import FrameFront
@@ -65,10 +65,7 @@ async def serve(settings: HostSettings, model: OnnxModel, usual_ns: float, threa
         ends.callback(workers.close)
         engine = Engine(settings.version.model, model, workers, usual_ns)
         service = ModelService(settings.version, engine)
-        tracing = None
-        if settings.otlp_endpoint:
-            tracing = Tracing("host", settings.otlp_endpoint)
-            ends.callback(tracing.close)
+        tracing = ends.enter_context(traced("host", settings.otlp_endpoint))
         server = Server(settings, (SERVICE,), tracing)
         pb_grpc.add_GRPCInferenceServiceServicer_to_server(HostServicer(service), server.handlers)
         if settings.metrics_port:

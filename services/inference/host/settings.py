@@ -66,7 +66,7 @@ def parse(argv: Sequence[str] | None = None) -> HostSettings:
     parser = argparse.ArgumentParser("python -m services.inference.host")
     add = parser.add_argument
     add("--model", required=True, type=_model)
-    add("--version", required=True, type=_from(1))
+    add("--version", required=True, type=_from(1, 2**63 - 1))
     add("--artifact", required=True, type=Path)
     add("--digest", required=True, type=_digest)
     add("--listen", required=True, type=_listen)
@@ -79,7 +79,7 @@ def parse(argv: Sequence[str] | None = None) -> HostSettings:
     add("--max-message-bytes", type=_from(1), default=_MESSAGE)
     add("--drain-propagation", type=_seconds, default=0.5)
     add("--drain-grace", type=_seconds, default=30.0)
-    add("--metrics-port", type=_from(0), default=0)
+    add("--metrics-port", type=_PORT, default=0)
     add("--alive-file", type=Path)
     add("--orphan-grace", type=_seconds, default=15.0)
     add("--otlp-endpoint", default="")
@@ -96,15 +96,22 @@ def _model(text: str) -> str:
 
 
 class _from:
-    """A whole number of at least so much."""
+    """A whole number within bounds; the upper one is what C's int holds, unless told."""
 
-    def __init__(self, least: int) -> None:
-        self._least = least
+    def __init__(self, least: int, most: int = 2**31 - 1) -> None:
+        self._least, self._most = least, most
 
     def __call__(self, text: str) -> int:
-        if not text.isascii() or not text.isdigit() or int(text) < self._least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {self._least}")
+        # Of a longer one int() would take its time.
+        digits = text.isascii() and text.isdigit() and len(text) <= 19
+        if not digits or not self._least <= int(text) <= self._most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no whole number from {self._least} to {self._most}"
+            )
         return int(text)
+
+
+_PORT = _from(0, 65535)
 
 
 def _seconds(text: str) -> float:
@@ -136,8 +143,13 @@ def _socket(text: str) -> str:
 def _listen(text: str) -> str:
     if text.startswith("unix:"):
         return _socket(text)
-    if not text.rpartition(":")[0] or not text.rpartition(":")[2].isdigit():
+    host, _, port = text.rpartition(":")
+    if not host:
         raise argparse.ArgumentTypeError(f"{text!r} is neither unix:/path nor host:port")
+    try:
+        _PORT(port)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
     return text
 
 
