@@ -26,7 +26,9 @@ from modelyard.telemetry import Metrics, traced
 from services.shadow.manager import Manager
 from services.shadow.metrics import EvaluationsCollector
 from services.shadow.replay import Hosts
+from services.shadow.routes import follow_routes
 from services.shadow.servicer import ShadowServicer
+from services.shadow.session import Tools
 from services.shadow.settings import ShadowSettings
 from services.shadow.store import Store
 from services.shadow.windows import windows
@@ -63,7 +65,7 @@ async def serve(settings: ShadowSettings) -> None:
             clock,
         )
         ends.push_async_callback(hosts.close)
-        manager = Manager(
+        tools = Tools(
             store=Store(redis),
             redis=events,
             payloads=Payloads(settings.payloads) if settings.payloads else None,
@@ -72,6 +74,7 @@ async def serve(settings: ShadowSettings) -> None:
             catalog=lambda: catalog.catalog,
             archived=windows(settings.archive) if settings.archive else None,
         )
+        manager = Manager(tools)
         tracing = ends.enter_context(traced("shadow", settings.otlp_endpoint))
         server = Server(settings, SERVICES, tracing)
         shadow_service_pb2_grpc.add_ShadowServiceServicer_to_server(
@@ -95,7 +98,7 @@ async def serve(settings: ShadowSettings) -> None:
             opening.cancel()
             return
         await opening
-        routes = asyncio.create_task(manager.follow_routes(), name="routes")
+        routes = asyncio.create_task(follow_routes(manager, tools.catalog), name="routes")
         ends.callback(routes.cancel)
         await server.serving()
         _log.info("serving", address=address)

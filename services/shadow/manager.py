@@ -10,105 +10,52 @@
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
 from modelyard.backoff import Backoff
-from modelyard.catalog import Catalog
 from modelyard.errors import (
     EvaluationNotFound,
     FailedPrecondition,
-    InvalidArgument,
     ModelyardError,
     StoreUnavailable,
     Unavailable,
 )
-from modelyard.events.payloads import Payloads
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader
-from modelyard.events.v1 import event_pb2
-from modelyard.names import VersionName, check_model
+from modelyard.names import VersionName
 from modelyard.shadow.v1 import evaluation_pb2, report_pb2
+from services.shadow.check import check_outputs, check_versions
 from services.shadow.convert import filled, plan_from
-from services.shadow.feed import LiveFeed, WindowFeed
-from services.shadow.plan import MOST_CANDIDATES, Plan, Window
-from services.shadow.read import request_of
-from services.shadow.replay import Hosts
+from services.shadow.names import evaluation_name, model_of
 from services.shadow.report import report_of
-from services.shadow.runner import Findings, Runner, begin, resume
-from services.shadow.standing import ROUTE, Known, Pair, to_start, to_stop
-from services.shadow.store import AwaitingTruth, Store
-from services.shadow.yard import Yard
+from services.shadow.runner import Findings
+from services.shadow.session import Session, Tools
+from services.shadow.standing import ROUTE
 
 _log = structlog.get_logger(__name__)
 
 State = evaluation_pb2.Evaluation.State
-_ACTIVE = (State.STATE_WAITING, State.STATE_RUNNING)
+ACTIVE = (State.STATE_WAITING, State.STATE_RUNNING)
 _BACKOFF = Backoff(first=0.2, factor=2.0, limit=10.0)
-# Whoever asks for hosts that cannot serve is told why, so often.
-_LOOK_FOR_HOSTS = 1.0
-_LOOK_AT_ROUTES = 0.2
-# A replay under way has so long to end when its evaluation is stopped.
-_HALT = 5.0
 # A report is given again to who watches, so often at most.
 _WATCH = 0.5
-
-# Events of a model's archive within a window, without the first so many.
-Archived = Callable[[str, Window, int], AsyncIterator[Sequence[event_pb2.Event]]]
-
-
-def evaluation_name(model: str, id: str) -> str:
-    """`models/{model}/evaluations/{id}`."""
-    return f"models/{model}/evaluations/{id}"
-
-
-def model_of(name: str) -> str:
-    """The model of an evaluation's name; raises InvalidArgument."""
-    match name.split("/"):
-        case ["models", model, "evaluations", id] if id:
-            return check_model(model)
-    raise InvalidArgument(f"{name!r} is not of the form models/MODEL/evaluations/ID", field="name")
 
 
 class Manager:
     """Runs evaluations.
 
     Args:
-        store: Keeps them.
-        redis: Of the event log.
-        payloads: Large payloads of the event log; None where there are none.
-        yard: Asks the registry.
-        hosts: The hosts of the shadow's pool.
-        catalog: Gives the catalogue as it is now.
-        archived: Reads the archive; None where there is none.
+        tools: What they work with.
     """
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        redis: Any,
-        payloads: Payloads | None,
-        yard: Yard,
-        hosts: Hosts,
-        catalog: Callable[[], Catalog],
-        archived: Archived | None,
-    ) -> None:
-        self._store = store
-        self._redis = redis
-        self._payloads = payloads
-        self._yard = yard
-        self._hosts = hosts
-        self._catalog = catalog
-        self._archived = archived
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._store, self._yard, self._catalog = tools.store, tools.yard, tools.catalog
         self._evaluations: dict[str, evaluation_pb2.Evaluation] = {}
-        self._findings: dict[str, Findings] = {}
-        self._feeds: dict[str, LiveFeed | WindowFeed] = {}
-        self._runners: dict[str, Runner] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Those under way, each with the task that runs it.
+        self._sessions: dict[str, tuple[Session, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
 
     async def open(self) -> None:
@@ -125,21 +72,12 @@ class Manager:
                 await asyncio.sleep(_BACKOFF.wait(failures, random.Random()))
         for evaluation in held:
             self._evaluations[evaluation.name] = evaluation
-            if evaluation.state in _ACTIVE:
+            if evaluation.state in ACTIVE:
                 self._begin(evaluation.name)
 
     async def close(self) -> None:
         """Keeps and lets go of what is under way: the next service takes it up."""
-        await asyncio.gather(*(self._halt(name) for name in list(self._tasks)))
-
-    async def _halt(self, name: str) -> None:
-        """Ends the task of an evaluation; what it learnt is kept, if that can be done soon."""
-        task, runner = self._tasks[name], self._runners.get(name)
-        if runner is not None:
-            runner.end()
-            await asyncio.wait({task}, timeout=_HALT)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*(s.halt(task) for s, task in list(self._sessions.values())))
 
     @property
     def evaluations(self) -> list[evaluation_pb2.Evaluation]:
@@ -150,7 +88,8 @@ class Manager:
 
     def findings(self, name: str) -> Findings | None:
         """What an evaluation that runs here has learnt."""
-        return self._findings.get(name)
+        session = self._sessions.get(name)
+        return session[0].findings if session is not None else None
 
     def get(self, name: str) -> evaluation_pb2.Evaluation:
         """An evaluation; raises EvaluationNotFound or InvalidArgument."""
@@ -183,9 +122,9 @@ class Manager:
         plan = plan_from(plan_message)
         numbers = [catalog.resolve(model, selector).number for selector in candidates]
         base = catalog.resolve(model, baseline or "live").number
-        _check(numbers, base)
-        _check_outputs(plan, catalog, VersionName(model, base))
-        if plan.window is not None and self._archived is None:
+        check_versions(numbers, base)
+        check_outputs(plan, catalog, VersionName(model, base))
+        if plan.window is not None and self._tools.archived is None:
             raise FailedPrecondition("this yard keeps no archive to test back on")
         name = evaluation_name(model, secrets.token_hex(4))
         if request_id:
@@ -208,48 +147,15 @@ class Manager:
         _log.info("evaluation started", name=name, candidates=numbers, baseline=base)
         return evaluation
 
-    async def follow_routes(self) -> None:
-        """Starts and stops what routes ask for by their shadows; never returns."""
-        while True:
-            catalog = self._catalog()
-            for pair, sample in to_start(catalog, self._known()).items():
-                plan = evaluation_pb2.Plan(sample=sample)
-                try:
-                    await self.start(
-                        pair.model,
-                        [str(pair.candidate)],
-                        str(pair.baseline),
-                        plan,
-                        actor=ROUTE,
-                        note="the route's shadow",
-                        request_id="",
-                    )
-                except ModelyardError as error:
-                    _log.warning("a route's shadow waits", model=pair.model, error=error.message)
-            for name in to_stop(catalog, self._known()):
-                await self.stop(name)
-            while self._catalog() is catalog:
-                await asyncio.sleep(_LOOK_AT_ROUTES)
-
-    def _known(self) -> list[Known]:
-        return [
-            Known(
-                e.name,
-                tuple(Pair(model_of(e.name), number, e.baseline) for number in e.candidates),
-                e.state in _ACTIVE,
-                e.actor == ROUTE,
-            )
-            for e in self._evaluations.values()
-        ]
-
     async def stop(self, name: str) -> evaluation_pb2.Evaluation:
         """Stops an evaluation; one that has ended stays as it is. Raises as `get`."""
         evaluation = self.get(name)
-        if evaluation.state not in _ACTIVE:
+        if evaluation.state not in ACTIVE:
             return evaluation
-        if name in self._tasks:
-            await self._halt(name)
-        if self._evaluations[name].state not in _ACTIVE:
+        if name in self._sessions:
+            session, task = self._sessions[name]
+            await session.halt(task)
+        if self._evaluations[name].state not in ACTIVE:
             return self._evaluations[name]  # It came to its end in that moment.
         await self._ended(name, State.STATE_STOPPED, "")
         return self._evaluations[name]
@@ -259,13 +165,12 @@ class Manager:
         evaluation = self.get(name)
         plan = plan_from(evaluation.plan)
         model = model_of(name)
-        found, feed = self._findings.get(name), self._feeds.get(name)
-        progress = feed.progress if feed is not None else Progress()
-        if found is None:
-            state = await self._store.kept(name)
-            if state is not None:
-                found = self._resumed(evaluation, plan, state)
-                progress = Progress(**state["feed"])
+        found, progress = self.findings(name), Progress()
+        if found is not None:
+            progress = self._sessions[name][0].progress
+        elif (state := await self._store.kept(name)) is not None:
+            found = self._tools.resumed(evaluation, plan, state)
+            progress = Progress(**state["feed"])
         model_versions = self._catalog().models.get(model)
         digests = {
             number: version.digest
@@ -277,7 +182,7 @@ class Manager:
         """The report now, and again as it changes, until the evaluation has ended."""
         last = b""
         while True:
-            ended = self.get(name).state not in _ACTIVE
+            ended = self.get(name).state not in ACTIVE
             report = await self.report(name)
             seen = (report.counts.seen, report.evaluation.state, report.evaluation.reason)
             if (told := repr(seen).encode()) != last:
@@ -292,16 +197,20 @@ class Manager:
                 continue
 
     def _begin(self, name: str) -> None:
-        task = asyncio.create_task(self._run(name), name=name)
-        self._tasks[name] = task
-        task.add_done_callback(lambda _: self._tasks.pop(name, None))
+        async def tell(state: "State.ValueType", reason: str) -> None:
+            await self._tell(name, state, reason)
 
-    async def _run(self, name: str) -> None:
+        session = Session(self._evaluations[name], self._tools, tell, self._notify)
+        task = asyncio.create_task(self._run(name, session), name=name)
+        self._sessions[name] = (session, task)
+        task.add_done_callback(lambda _: self._sessions.pop(name, None))
+
+    async def _run(self, name: str, session: Session) -> None:
         """Runs an evaluation to its end, through whatever is away meanwhile."""
         failures = 0
         while True:
             try:
-                reason = await self._attempt(name)
+                reason = await session.run()
                 if reason is not None:
                     await self._ended(name, State.STATE_DECIDED, reason)
                 return
@@ -318,81 +227,6 @@ class Manager:
                 _log.exception("an evaluation failed", name=name)
                 await self._ended(name, State.STATE_FAILED, f"a defect: {type(error).__name__}")
                 return
-
-    async def _attempt(self, name: str) -> str | None:
-        evaluation = self._evaluations[name]
-        model, plan = model_of(name), plan_from(evaluation.plan)
-        baseline = VersionName(model, evaluation.baseline)
-        candidates = [VersionName(model, number) for number in evaluation.candidates]
-        asked = [*candidates, *([baseline] if plan.baseline_sample else [])]
-        for version in asked:
-            await self._yard.load(version, f"evaluation {name}")
-        state = await self._store.kept(name)
-        feed = self._feed(name, model, plan, state)
-        if isinstance(feed, LiveFeed):
-            # The group exists before the tap is opened: no event of the sample is missed.
-            await feed.ready()
-            # A route that asked for it samples by itself, and by what it says.
-            for version in candidates if evaluation.actor != ROUTE else ():
-                await self._yard.record(version, plan.sample, f"evaluation {name}")
-        await self._wait_for_hosts(name, asked)
-        await self._tell(name, State.STATE_RUNNING, "")
-        if state is None:
-            held = self._catalog().version(baseline)
-            findings = begin(plan, held, evaluation.candidates)
-        else:
-            findings = self._resumed(evaluation, plan, state)
-        self._findings[name], self._feeds[name] = findings, feed
-        runner = Runner(
-            model=model,
-            baseline=evaluation.baseline,
-            plan=plan,
-            findings=findings,
-            asker=self._hosts,
-            feed=feed,
-            read=lambda event: request_of(event, self._payloads),
-            awaiting=AwaitingTruth(self._redis, name, plan.max_time.total_seconds()),
-            keep=lambda held: self._keep(name, held),
-            until=evaluation.start_time.ToDatetime(UTC).timestamp() + plan.max_time.total_seconds(),
-        )
-        self._runners[name] = runner
-        try:
-            return await runner.run()
-        finally:
-            del self._runners[name]
-            self._findings.pop(name, None)
-            self._feeds.pop(name, None)
-
-    def _feed(
-        self, name: str, model: str, plan: Plan, state: dict[str, Any] | None
-    ) -> LiveFeed | WindowFeed:
-        progress = Progress(**state["feed"]) if state is not None else Progress("$")
-        if plan.window is None:
-            reader = Reader(self._redis, f"shadow:{name}", model, progress.position)
-            return LiveFeed(reader, progress)
-        window, archived = plan.window, self._archived
-        if archived is None:
-            raise FailedPrecondition("this yard keeps no archive to test back on")
-        done = progress.taken if state is not None else 0
-        return WindowFeed(lambda skip: archived(model, window, skip), done)
-
-    def _resumed(
-        self, evaluation: evaluation_pb2.Evaluation, plan: Plan, state: dict[str, Any]
-    ) -> Findings:
-        model = model_of(evaluation.name)
-        version = self._catalog().version(VersionName(model, evaluation.baseline))
-        return resume(state, plan, version, evaluation.candidates)
-
-    async def _keep(self, name: str, state: dict[str, Any]) -> None:
-        await self._store.keep(name, state)
-        self._notify()
-
-    async def _wait_for_hosts(self, name: str, versions: Sequence[VersionName]) -> None:
-        for version in versions:
-            while not await self._hosts.wait(version, _LOOK_FOR_HOSTS):
-                why = self._hosts.why_not(version)
-                reason = f"waits for a host of {version}" + (f": {why}" if why else "")
-                await self._tell(name, State.STATE_WAITING, reason)
 
     async def _tell(self, name: str, state: "State.ValueType", reason: str) -> None:
         evaluation = self._evaluations[name]
@@ -434,7 +268,7 @@ class Manager:
         others = [
             other
             for other in self._evaluations.values()
-            if other.name != name and other.state in _ACTIVE and model_of(other.name) == model
+            if other.name != name and other.state in ACTIVE and model_of(other.name) == model
         ]
         in_use = {number for other in others for number in (*other.candidates, other.baseline)}
         shadowed = {number for other in others for number in other.candidates}
@@ -447,42 +281,10 @@ class Manager:
                 await self._yard.unload(VersionName(model, number), note)
         if not evaluation.plan.HasField("window"):
             try:
-                await Reader(self._redis, f"shadow:{name}", model).leave()
+                await Reader(self._tools.redis, f"shadow:{name}", model).leave()
             except StoreUnavailable:
                 _log.debug("a consumer group is left", name=name)
 
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-def _check(numbers: Sequence[int], baseline: int) -> None:
-    if not 0 < len(numbers) <= MOST_CANDIDATES:
-        raise InvalidArgument(
-            f"candidates: {len(numbers)}, from 1 to {MOST_CANDIDATES}", field="candidates"
-        )
-    for index, number in enumerate(numbers):
-        if number == baseline:
-            raise InvalidArgument(
-                f"candidates[{index}]: version {number} is the baseline", field="candidates"
-            )
-        if number in numbers[:index]:
-            raise InvalidArgument(
-                f"candidates[{index}]: version {number} is there already", field="candidates"
-            )
-
-
-def _check_outputs(plan: Plan, catalog: Catalog, baseline: VersionName) -> None:
-    """Every output that the plan names is one of the baseline's."""
-    outputs = [tensor.name for tensor in catalog.version(baseline).signature.outputs]
-    named = [
-        *((f"gates[{i}].output", g.output) for i, g in enumerate(plan.gates) if g.output),
-        *((f"comparators.{name}", name) for name in plan.comparators),
-        *((f"losses.{name}", name) for name in plan.losses),
-    ]
-    for field, name in named:
-        if name not in outputs:
-            raise InvalidArgument(
-                f"plan.{field}: {baseline} has no output {name!r}; it has {', '.join(outputs)}",
-                field=f"plan.{field}",
-            )

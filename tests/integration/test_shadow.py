@@ -110,7 +110,7 @@ def yard(tmp_path_factory):
             "equal": classifier(folder, "equal", 0.25, seed=1),
             "better": classifier(folder, "better", 0.02),
             "worse": classifier(folder, "worse", 2.0, seed=3),
-            "slow": classifier(folder, "slow", 0.25, seed=1, rounds=20_000),
+            "slow": classifier(folder, "slow", 0.25, seed=1, rounds=40_000),
             "crashing": classifier(folder, "crashing", 0.24, seed=1),
             "broken": classifier(folder, "broken", 0.25, seed=1, swap_above=1.0),
         }
