@@ -355,3 +355,15 @@ def test_stage_lines_are_json(tmp_path: Path) -> None:
             "stage": "serving",
             "address": host.address,
         }
+
+
+def test_runs_that_do_not_end_in_time_do_not_spoil_the_end(tmp_path: Path) -> None:
+    path = _write(tmp_path, graphs.loop().SerializeToString())
+    flags = ("--workers", "4", "--drain-propagation", "0", "--drain-grace", "0.1")
+    with start_host(path, tmp_path, arguments=flags) as host, connect(host.address) as stub:
+        begun = _busy(host)
+        calls = [stub.ModelInfer.future(request("m", _LONG), timeout=60) for _ in range(4)]
+        _until(lambda: _busy(host) - begun > 0.2)
+        assert host.terminate() == 0
+        for call in calls:
+            assert type(_error(call.result)) is HostGone

@@ -9,9 +9,12 @@ import asyncio
 import gc
 import logging
 import math
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import NoReturn
 
 from modelyard import logs
 from modelyard.errors import InvalidArtifact
@@ -135,5 +138,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def leave(code: int) -> NoReturn:
+    """Ends the process.
+
+    A thread that comes back from native code while the interpreter ends would abort the process
+    (python/cpython#87135): one whose run is being stopped is not waited for, and not let come.
+    """
+    if threading.active_count() > 1:
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
