@@ -15,7 +15,7 @@ from benchmarks.report import table
 from benchmarks.targets import Setting, start
 
 PAYLOAD_KIB = (1, 16, 256, 1024, 4096, 16384, 65536)
-PAYLOAD_TARGETS = ("bare", "host", "proxy", "gateway")
+PAYLOAD_TARGETS = ("bare", "host", "proxy", "gateway", "gateway-grpc")
 SERVING = 20
 _ROUNDS = 3
 
