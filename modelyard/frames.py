@@ -46,6 +46,8 @@ _BUFFER: Final = 256 << 10
 
 _HALF = MOST_WORDS // 2
 _LONGEST = (1 << 64) - 1
+_LONGEST_KEY = (1 << 16) - 1
+_NOWHERE = memoryview(b"")
 
 _pack = _HEAD.pack
 _unpack_from = _HEAD.unpack_from
@@ -53,6 +55,10 @@ _unpack_from = _HEAD.unpack_from
 
 class Malformed(Exception):
     """The peer sent what is no frame, or not now; its text says what."""
+
+
+class TooLong(Exception):
+    """More text and metadata than a frame holds."""
 
 
 class Frame(NamedTuple):
@@ -121,9 +127,15 @@ def read_hello(frame: Frame) -> Hello:
 
 
 def request(call: int, method: str, metadata: bytes, nanoseconds: int, payload: int) -> bytes:
-    """A REQUEST up to its payload, of which the size is given; `nanoseconds` 0: no deadline."""
+    """A REQUEST up to its payload, of which the size is given; `nanoseconds` 0: no deadline.
+
+    Raises:
+        TooLong: Its method and metadata do not fit a frame.
+    """
     text = method.encode()
     words = len(text) + len(metadata)
+    if words > MOST_WORDS:
+        raise TooLong(f"{words} bytes of method and metadata, {MOST_WORDS} at most")
     head = _pack(
         words + payload, REQUEST, 0, 0, call, len(text), len(metadata), min(nanoseconds, _LONGEST)
     )
@@ -177,11 +189,17 @@ def _told(kind: int, why: str) -> bytes:
 
 
 def encode_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> bytes:
-    """Pairs of key and value; what is under a key that ends in `-bin` arrives as bytes."""
+    """Pairs of key and value; what is under a key that ends in `-bin` arrives as bytes.
+
+    Raises:
+        TooLong: A key does not fit.
+    """
     parts: list[bytes] = []
     for key, value in pairs:
         name = key.encode()
         content = value.encode() if isinstance(value, str) else value
+        if len(name) > _LONGEST_KEY:
+            raise TooLong(f"a metadata key of {len(name)} bytes, {_LONGEST_KEY} at most")
         parts += (_PAIR.pack(len(name), len(content)), name, content)
     return b"".join(parts)
 
@@ -221,7 +239,7 @@ class Parser:
         self._end = 0
         # A frame whose payload is on its way, and that.
         self._frame: Frame | None = None
-        self._rest = memoryview(b"")
+        self._rest = _NOWHERE
 
     def space(self) -> memoryview:
         """Where the next bytes go; never empty."""
@@ -237,6 +255,8 @@ class Parser:
             self._rest = self._rest[count:]
             if not self._rest:
                 frame, self._frame = self._frame, None
+                # An empty view of the payload would keep it.
+                self._rest = _NOWHERE
                 yield frame
             return
         view, start, end = self._view, 0, self._end + count

@@ -36,6 +36,7 @@ class Link(asyncio.BufferedProtocol):
         peer: What the other side said; None before it did.
         ended: Why the connection is over; "" while it is not.
         heard_at: When the peer was last heard, on the loop's clock.
+        gone: Done once the transport has ended, too.
     """
 
     def __init__(self, own: Hello) -> None:
@@ -51,6 +52,9 @@ class Link(asyncio.BufferedProtocol):
         # While frames are being read, what is sent is held, to go as one.
         self._held: list[bytes] | None = None
         self.heard_at = 0.0
+        self.gone: asyncio.Future[None] = self.loop.create_future()
+        # The answer to a ping that found no room.
+        self._owed = b""
 
     # What the two sides fill in.
 
@@ -74,6 +78,11 @@ class Link(asyncio.BufferedProtocol):
         """All that was sent is on its way."""
 
     # What the two sides use.
+
+    @property
+    def unsent(self) -> bool:
+        """True while the peer does not take what it is sent."""
+        return self._full or bool(self._backlog)
 
     def send(self, frame: bytes, payload: bytes = b"") -> None:
         """Sends a frame, and the payload that belongs to it; nothing once the link has ended."""
@@ -152,11 +161,15 @@ class Link(asyncio.BufferedProtocol):
         self._full = False
         self._pump()
         if not self._full:
+            if self._owed and not self.ended:
+                self._transport.write(self._owed)
+            self._owed = b""
             self.drained()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is over."""
         self._end(f"the connection broke: {error}" if error else "the other side is gone")
+        self.gone.set_result(None)
 
     # Inside.
 
@@ -173,7 +186,11 @@ class Link(asyncio.BufferedProtocol):
 
     def _control(self, frame: Frame) -> None:
         if frame.type == frames.PING:
-            self.send(frames.pong(frame.number))
+            # Who asks and does not listen piles up no answers.
+            if self.unsent:
+                self._owed = frames.pong(frame.number)
+            else:
+                self.send(frames.pong(frame.number))
         elif frame.type == frames.PONG:
             self.ponged(frame.number)
         elif frame.type == frames.DRAIN:

@@ -116,12 +116,14 @@ def _from_details(serialized: bytes) -> ModelyardError | None:
     try:
         status = status_pb2.Status.FromString(serialized)
         info, retry_after = _unpack(status.details)
-    except DecodeError:
+    except (DecodeError, OverflowError):  # the second is of a time to wait that is none
         return None
     if info is None or info.domain != DOMAIN or info.reason not in _BY_REASON:
         return None
-    kind = _BY_REASON[info.reason]
-    return kind(status.message, retry_after=retry_after, **info.metadata)
+    error = _BY_REASON[info.reason](status.message, retry_after=retry_after)
+    # Not as arguments: a server may name its facts as it likes.
+    error.metadata = dict(info.metadata)
+    return error
 
 
 def _unpack(details: "list[Any]") -> tuple[error_details_pb2.ErrorInfo | None, timedelta | None]:

@@ -7,6 +7,8 @@ from modelyard.errors import ModelyardError
 from modelyard.status import from_parts
 
 PUSHBACK = "grpc-retry-pushback-ms"
+# A longer number is longer than any call waits.
+_DIGITS = 12
 
 
 def failure(code: int, message: str, trailing: Iterable[tuple[str, str | bytes]]) -> ModelyardError:
@@ -22,5 +24,6 @@ def _pushback(trailing: Iterable[tuple[str, str | bytes]]) -> float | None:
     for key, value in trailing:
         if key == PUSHBACK:
             text = value if isinstance(value, str) else value.decode(errors="replace")
-            return int(text) / 1e3 if text.isascii() and text.isdigit() else math.inf
+            known = text.isascii() and text.isdigit() and len(text) <= _DIGITS
+            return int(text) / 1e3 if known else math.inf
     return None

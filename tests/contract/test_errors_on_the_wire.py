@@ -6,11 +6,12 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 
-from modelyard.errors import DOMAIN, Internal, ModelyardError, all_errors
+from modelyard.errors import DOMAIN, Internal, ModelyardError, Overloaded, all_errors
 from modelyard.server import Server
 from modelyard.settings import ServerSettings, config
-from modelyard.status import from_rpc_error
+from modelyard.status import from_parts, from_rpc_error, trailing_metadata
 
 
 class Settings(ServerSettings):
@@ -114,3 +115,23 @@ def test_reasons_are_unique() -> None:
     reasons = [kind.reason for kind in all_errors()]
     assert len(set(reasons)) == len(reasons)
     assert DOMAIN == "modelyard"
+
+
+@pytest.mark.parametrize("key", ["self", "message", "retry_after"])
+def test_facts_may_have_any_name(key: str) -> None:
+    sent = Overloaded("no")
+    sent.metadata = {key: "odd"}
+    got = from_parts(8, "no", trailing_metadata(sent))
+    assert (type(got), got.message, got.metadata) == (Overloaded, "no", {key: "odd"})
+
+
+def test_a_time_to_wait_that_is_none_leaves_the_status() -> None:
+    status = status_pb2.Status(code=8, message="no")
+    info = error_details_pb2.ErrorInfo(reason=Overloaded.reason, domain=DOMAIN)
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.seconds = 1 << 62
+    for detail in (info, retry):
+        status.details.add().Pack(detail)
+    got = from_parts(8, "no", (("grpc-status-details-bin", status.SerializeToString()),))
+    assert got.message == "no"
+    assert got.retry_after is None

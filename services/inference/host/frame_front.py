@@ -86,11 +86,14 @@ class FrameFront:
             link.send(frames.drain("the host ends; try another"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                while any(link.calls for link in self._links):
+                while any(link.calls or link.unsent for link in self._links):
                     self._idle.clear()
                     await self._idle.wait()
-        for link in tuple(self._links):
+        links = tuple(self._links)
+        for link in links:
             link.close("the host has ended")
+        # The loop ends next, and what it had not handed over would end with it.
+        await asyncio.gather(*(link.gone for link in links))
 
     @property
     def calls(self) -> int:
@@ -110,7 +113,7 @@ class FrameFront:
         self._idle.set()
 
     def answered(self) -> None:
-        """A link has no call left."""
+        """A link has no call left, or nothing that it has not sent."""
         self._idle.set()
 
     async def answer(self, link: "_Caller", frame: Frame, metadata: Metadata) -> None:
@@ -200,6 +203,7 @@ class _Caller(Link):
         """Answers flow again."""
         if not self.ended:
             self._transport.resume_reading()
+            self._front.answered()
 
     def lost(self) -> None:
         """Nobody waits any more."""
