@@ -169,6 +169,8 @@ class Link(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is over."""
         self._end(f"the connection broke: {error}" if error else "the other side is gone")
+        # Its memory goes now: a cycle with the transport would keep it until one is collected.
+        del self._parser
         self.gone.set_result(None)
 
     # Inside.

@@ -1,8 +1,10 @@
 """The frame lane beside peers that are slow, gone, of another mind, or told to end."""
 
 import asyncio
+import gc
 import random
 import signal
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -181,3 +183,27 @@ async def test_a_path_that_can_be_none_is_not_asked() -> None:
 def test_a_pushback_beyond_all_numbers_is_for_ever(digits: int) -> None:
     error = failure(14, "no", (("grpc-retry-pushback-ms", "9" * digits),))
     assert error.pushback == float("inf")
+
+
+async def test_a_closed_connection_gives_its_memory_back_at_once() -> None:
+    def parsers() -> int:
+        return sum(isinstance(held, frames.Parser) for held in gc.get_objects())
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HELLO)
+        await reader.read()
+        writer.close()
+
+    with tempfile.TemporaryDirectory(prefix="lane-") as short:
+        server = await asyncio.start_unix_server(greet, f"{short}/s")
+        gc.collect()
+        gc.disable()
+        try:
+            before = parsers()
+            for _ in range(5):
+                async with asking(f"unix:{short}/s") as asked:
+                    await until(lambda asked=asked: asked._connection is not None)
+            await until(lambda: parsers() == before)
+        finally:
+            gc.enable()
+            server.close()
