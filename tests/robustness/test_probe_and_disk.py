@@ -15,8 +15,8 @@ from modelyard.registry.v1 import artifact_service_pb2 as artifacts
 from modelyard.registry.v1 import model_pb2
 from modelyard.registry.v1 import registry_service_pb2 as pb
 from modelyard.status import from_rpc_error
-from tests.contract.test_registry import PATIENCE, Client, connect, digest_of, refusal, wait_until
 from tests.kit.registry import RedisProcess, RegistryProcess, start_redis, start_registry
+from tests.kit.registry_client import PATIENCE, Client, connect, digest_of, refusal, wait_until
 from tests.kit.scale import scale
 
 # Python runs this at each start of a process that finds it: in the probe it does what a fault of

@@ -21,8 +21,8 @@ from modelyard.status import from_rpc_error
 from services.registry import registry as registry_module
 from services.registry.log import Conflict
 from services.registry.registry import Registry
-from tests.contract.test_registry import PATIENCE, Client, connect, wait_until
 from tests.kit.registry import start_redis, start_registry
+from tests.kit.registry_client import PATIENCE, Client, connect, wait_until
 from tests.kit.scale import scale
 
 ROUNDS = 40
