@@ -104,8 +104,11 @@ class ArtifactCache:
                 await self._once(samples, lambda part: self._bring(golden, part))
         used = {_hex(digest) for digest in in_use} | {key}
         await asyncio.to_thread(self._evict, used)
-        single = len(artifact.files) == 1
-        return Local(folder / artifact.files[0].path if single else folder, samples)
+        if len(artifact.files) > 1:
+            return Local(folder, samples)
+        # The digest of one file says nothing of its name: another version may have brought it.
+        (file,) = (path for path in folder.rglob("*") if path.is_file())
+        return Local(file, samples)
 
     async def discard(self, digest: str) -> None:
         """Drops an artifact that no host uses, so that the next one brings it anew."""

@@ -2,6 +2,7 @@
 itself."""
 
 import queue
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import grpc
 import numpy as np
 import onnx
+import psutil
 import pytest
 import tritonclient.grpc as triton
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
@@ -16,16 +18,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from modelyard.errors import DeadlineExceeded
+from modelyard.inference.v2 import open_inference_pb2 as pb
 from tests.kit import graphs
-from tests.kit.yard import Yard, running_yard
+from tests.kit.yard import LANES, Yard, eventually, running_yard
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 ONE = np.ones(1, np.float32)
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
-@pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+@pytest.fixture(scope="module", params=LANES)
+def yard(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Yard]:
     folder: Path = tmp_path_factory.mktemp("wire")
 
     def saved(name: str, model: onnx.ModelProto) -> Path:
@@ -33,7 +38,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
         onnx.save(model, path)
         return path
 
-    with running_yard(folder / "yard") as yard:
+    with running_yard(folder / "yard", lane=request.param) as yard:
         for datatype in ("FP32", "FP16", "BYTES"):
             name = f"id-{datatype.lower()}"
             yard.client.register(name, saved(name, graphs.identity(datatype)), wait=True)
@@ -71,6 +76,34 @@ def test_the_timeout_parameter_is_a_deadline(yard: Yard) -> None:
 def test_a_deadline_of_the_client(yard: Yard) -> None:
     with pytest.raises(DeadlineExceeded):
         yard.client.infer("slow", {"rounds": np.int64(1 << 40), "x": ONE}, deadline=0.05)
+
+
+def test_a_call_that_is_given_up_stops_at_its_host(yard: Yard) -> None:
+    (pid,) = (host.pid for host in yard.client.hosts("slow"))
+    host = psutil.Process(pid)
+
+    def computed() -> float:
+        times = host.cpu_times()
+        return float(times.user + times.system)
+
+    def idle() -> bool:
+        before = computed()
+        time.sleep(0.3)
+        return computed() - before < 0.1
+
+    request = pb.ModelInferRequest(model_name="slow")
+    request.inputs.add(name="rounds", datatype="INT64", shape=[])
+    request.inputs.add(name="x", datatype="FP32", shape=[1])
+    request.raw_input_contents.extend([np.int64(1 << 40).tobytes(), ONE.tobytes()])
+    with grpc.insecure_channel(yard.address) as channel:
+        infer = channel.unary_unary(INFER)
+        before = computed()
+        calls = [infer.future(request.SerializeToString(), timeout=300) for _ in range(6)]
+        eventually(lambda: computed() - before > 0.3)
+        for call in calls:
+            call.cancel()
+        eventually(lambda: all(r.pending == 0 for r in yard.client.status().replicas))
+        eventually(idle)
 
 
 @pytest.mark.parametrize("strict", [False, True])

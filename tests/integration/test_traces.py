@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as pb_
 
 from modelyard.inference.v2 import open_inference_pb2 as oip
 from tests.kit.scale import scale
-from tests.kit.yard import Yard, eventually, running_yard
+from tests.kit.yard import LANES, Yard, eventually, running_yard
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 INFER = "inference.GRPCInferenceService/ModelInfer"
@@ -51,12 +51,15 @@ def collector() -> Iterator[tuple[Collector, str]]:
     server.stop(None).wait()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=LANES)
 def yard(
-    tmp_path_factory: pytest.TempPathFactory, collector: tuple[Collector, str]
+    tmp_path_factory: pytest.TempPathFactory,
+    collector: tuple[Collector, str],
+    request: pytest.FixtureRequest,
 ) -> Iterator[Yard]:
     folder: Path = tmp_path_factory.mktemp("traces")
-    with running_yard(folder / "yard", "--otlp-endpoint", collector[1]) as yard:
+    collector[0].spans.clear()
+    with running_yard(folder / "yard", "--otlp-endpoint", collector[1], lane=request.param) as yard:
         yard.client.register("scale", scale(folder, 2.0), wait=True)
         yield yard
 

@@ -77,6 +77,10 @@ class Yard:
                 return process
         raise LookupError(f"no {name} runs")
 
+    def lanes(self) -> set[str]:
+        """The lanes over which hosts are asked now."""
+        return {replica.lane for replica in self.client.status().replicas}
+
     def stop(self, patience: float = 60.0) -> int:
         """Ends the yard with SIGTERM; returns its exit code."""
         if self._client is not None:
@@ -102,7 +106,11 @@ def cli(
     )
 
 
-def start_yard(data: Path, *flags: str, patience: float = 100.0) -> Yard:
+# The lanes to hosts, and what a gateway is told for each: frames are what it chooses by itself.
+LANES = {"grpc": "grpc", "frames": "auto"}
+
+
+def start_yard(data: Path, *flags: str, lane: str = "frames", patience: float = 100.0) -> Yard:
     """Starts a yard and returns when it is ready; raises RuntimeError where it is not."""
     folders = layout(data)
     data.mkdir(parents=True, exist_ok=True)
@@ -116,6 +124,7 @@ def start_yard(data: Path, *flags: str, patience: float = 100.0) -> Yard:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            env={**os.environ, "MODELYARD_GATEWAY_LANE": LANES[lane]},
             start_new_session=True,
         )
     assert process.stdout is not None
@@ -130,11 +139,16 @@ def start_yard(data: Path, *flags: str, patience: float = 100.0) -> Yard:
 
 
 @contextmanager
-def running_yard(data: Path, *flags: str) -> Iterator[Yard]:
-    """A yard while the block runs; nothing of it is left afterwards."""
-    yard = start_yard(data, *flags)
+def running_yard(data: Path, *flags: str, lane: str | None = None) -> Iterator[Yard]:
+    """A yard while the block runs; nothing of it is left afterwards.
+
+    Where a lane is named, all hosts are asked over it, as the block ends as well.
+    """
+    yard = start_yard(data, *flags, lane=lane or "frames")
     try:
         yield yard
+        if lane is not None:
+            eventually(lambda: yard.lanes() == {lane})
     finally:
         try:
             yard.stop()

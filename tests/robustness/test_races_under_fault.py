@@ -18,7 +18,7 @@ from modelyard.cli.route_yaml import parse
 from modelyard.errors import DeadlineExceeded, Internal, ModelyardError, Overloaded
 from tests.kit.scale import scale
 from tests.kit.traffic import Traffic, X
-from tests.kit.yard import Yard, eventually, running_yard
+from tests.kit.yard import LANES, Yard, eventually, running_yard
 
 MODEL = "scale"
 GOOD, BETTER, FAULTY = 1, 2, 3
@@ -39,10 +39,12 @@ def faulty(folder: Path) -> Path:
     return folder / "faulty.onnx"
 
 
-@pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+@pytest.fixture(scope="module", params=LANES)
+def yard(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Yard]:
     folder = tmp_path_factory.mktemp("races")
-    with running_yard(folder / "yard", "--replicas", "2") as yard:
+    with running_yard(folder / "yard", "--replicas", "2", lane=request.param) as yard:
         yard.client.register(MODEL, scale(folder, 2.0), wait=True)
         yard.client.register(MODEL, scale(folder, 3.0), label="better", wait=True)
         yard.client.register(MODEL, faulty(folder), label="faulty", wait=True)

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 
 from modelyard.client import Client
 from modelyard.errors import Unavailable
+from modelyard.gateway.v1 import gateway_service_pb2 as gateway_pb2
 from modelyard.registry.v1 import host_pb2
 from tests.kit import graphs
 from tests.kit.scale import scale
 from tests.kit.traffic import Traffic
-from tests.kit.yard import Yard, running_yard
+from tests.kit.yard import LANES, Yard, running_yard
 
 MODEL = "scale"
 SERVING = host_pb2.Host.STATE_SERVING
@@ -31,10 +33,12 @@ def wait_until(condition: Callable[[], object], timeout: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+@pytest.fixture(scope="module", params=LANES)
+def yard(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Yard]:
     folder = tmp_path_factory.mktemp("load")
-    with running_yard(folder / "yard", "--replicas", "2") as yard:
+    with running_yard(folder / "yard", "--replicas", "2", lane=request.param) as yard:
         yard.client.register(MODEL, scale(folder, 2.0), wait=True)
         yard.client.register(MODEL, scale(folder, 3.0))
         yield yard
@@ -92,6 +96,74 @@ def test_a_host_that_is_told_to_end_costs_no_call(yard: Yard) -> None:
             wait_until(lambda: serving(yard, LIVE) == 2)
             traffic.wait_for(50)
     assert traffic.failures == []
+
+
+def test_a_host_killed_in_the_middle_of_calls_costs_none(yard: Yard) -> None:
+    folder = yard.layout.data
+    onnx.save(graphs.loop(), folder / "loop.onnx")
+    yard.client.register("loop", folder / "loop.onnx", wait=True)
+    # Some 20 ms each on one thread, while the machine does nothing else.
+    inputs = {"rounds": np.int64(20_000), "x": np.ones(1, np.float32)}
+
+    def serving_hosts() -> list[host_pb2.Host]:
+        return [h for h in yard.client.hosts("loop") if h.state == SERVING]
+
+    wait_until(lambda: len(serving_hosts()) == 2)
+    with Traffic(yard.address, "loop", threads=8, inputs=inputs, pause=0.0) as traffic:
+        traffic.wait_for(20)
+        for _ in range(3):
+            busy = next(
+                host
+                for replica in iter_replicas(yard, "loop")
+                for host in serving_hosts()
+                if replica.host == host.id and replica.pending
+            )
+            psutil.Process(busy.pid).kill()
+            wait_until(lambda gone=busy.pid: gone not in [h.pid for h in serving_hosts()])
+            wait_until(lambda: len(serving_hosts()) == 2)
+            traffic.wait_for(20)
+    assert traffic.failures == []
+    yard.client.remove_label("loop", "live")
+
+
+def iter_replicas(yard: Yard, model: str) -> Iterator[gateway_pb2.Replica]:
+    """The gateway's replicas of a model, again and again."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for replica in yard.client.status().replicas:
+            if replica.version.startswith(f"models/{model}/"):
+                yield replica
+
+
+def test_hosts_whose_sockets_are_out_of_reach_are_asked_by_grpc(yard: Yard) -> None:
+    (lane,) = yard.lanes()
+    wait_until(lambda: serving(yard, LIVE) == 2)
+    sockets = list(yard.layout.run.rglob("*.f.sock"))
+    assert len(sockets) >= 2
+    for socket in sockets:
+        socket.rename(socket.with_suffix(".away"))
+    try:
+        with Traffic(yard.address, MODEL) as traffic:
+            # What is connected stays so.
+            traffic.wait_for(50)
+            assert yard.lanes() == {lane}
+        assert traffic.failures == []
+        before = yard.room("gateway")
+        before.terminate()
+        wait_until(lambda: not before.is_running())
+        wait_until(lambda: is_up(yard))
+        with Traffic(yard.address, MODEL) as traffic:
+            traffic.wait_for(50)
+            assert yard.lanes() == {"grpc"}
+            for socket in sockets:
+                socket.with_suffix(".away").rename(socket)
+            wait_until(lambda: yard.lanes() == {lane})
+            traffic.wait_for(50)
+        assert traffic.failures == []
+    finally:
+        for socket in sockets:
+            if (away := socket.with_suffix(".away")).exists():
+                away.rename(socket)
 
 
 def test_a_gateway_that_is_told_to_end_answers_what_it_has_begun(yard: Yard) -> None:

@@ -46,6 +46,13 @@ async def test_a_file_is_linked_not_copied(cache, store):
     assert await cache.fetch(artifact) == local
 
 
+async def test_the_same_file_by_another_name(cache, store):
+    for name in ("a.onnx", "b.onnx", "deep/c.onnx"):
+        file = put(store, b"one", name)
+        local = await cache.fetch(Artifact(file.digest, (file,)))
+        assert local.artifact.read_bytes() == b"one"
+
+
 async def test_files_lie_as_the_manifest_names_them(cache, store):
     model, weights = put(store, b"m", "net.onnx"), put(store, b"w", "data/weights.bin")
     golden = put(store, b"g", "golden.npz")
