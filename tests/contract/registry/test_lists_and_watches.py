@@ -108,6 +108,20 @@ def test_a_page_token_that_was_not_given_is_refused(
         assert from_rpc_error(caught.value).reason == "INVALID_PAGE_TOKEN"
 
 
+def test_a_page_token_is_good_for_its_list_alone(
+    client: Client, file: model_pb2.File, model: str
+) -> None:
+    other = f"{model}-other"
+    for name in (model, model, other, other):
+        client.register(name, file)
+    request = pb.ListVersionsRequest(parent=f"models/{model}", page_size=1)
+    token = client.registry.ListVersions(request, timeout=PATIENCE).next_page_token
+    elsewhere = pb.ListVersionsRequest(parent=f"models/{other}", page_token=token)
+    assert refusal(client.registry.ListVersions, elsewhere).reason == "INVALID_PAGE_TOKEN"
+    models = pb.ListModelsRequest(page_token=token)
+    assert refusal(client.registry.ListModels, models).reason == "INVALID_PAGE_TOKEN"
+
+
 def test_a_negative_page_size_names_its_field(client: Client) -> None:
     refused = refusal(client.registry.ListModels, pb.ListModelsRequest(page_size=-1))
     assert (refused.reason, refused.metadata["field"]) == ("INVALID_ARGUMENT", "page_size")
