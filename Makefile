@@ -36,6 +36,7 @@ up: .venv/stamp ## The whole yard on this machine, in the foreground
 # Continuous integration (CI set) must have perf_analyzer; elsewhere its test tells why it skips.
 test: .venv/stamp ## All tests; ARGS='-k name' chooses
 	@$(BIN)/python tools/perf_analyzer.py || [ -z "$${CI:-}" ]
+	@$(BIN)/python tools/node_client.py || [ -z "$${CI:-}" ]
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 check: .venv/stamp ## Format, lint, types, import directions, contracts, stubs, lock
