@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -19,12 +19,8 @@ from modelyard.client import Client
 from modelyard.errors import InvalidArgument, ModelyardError, NotFound
 from modelyard.yard.layout import layout
 
-try:
+if TYPE_CHECKING:
     from modelyard.archive.reading import Archive, Query
-except ImportError as missing:  # Told when a command runs, not when another one is typed.
-    _MISSING: ImportError | None = missing
-else:
-    _MISSING = None
 
 app = typer.Typer(
     no_args_is_help=True, help="What was asked and answered: ask it, export it, tell one call."
@@ -152,7 +148,7 @@ def call_(
 ) -> None:
     """Tell one call whole: which version answered, with what input, and why that was live."""
     held = _open(archive)
-    row = next(held.rows(Query(name, request_id=request_id)), None)
+    row = next(held.rows(_reading().Query(name, request_id=request_id)), None)
     if row is None:
         raise NotFound(f"the archive has no call {request_id!r} of {name!r}")
     truth = held.truths(name, since=row["time"]).get(request_id)
@@ -188,10 +184,20 @@ def call_(
             console.print(f"  {line}", highlight=False, markup=False)
 
 
+def _reading() -> Any:
+    """What reads the archive: pyarrow comes with it, 45 MB which no other command should take."""
+    try:
+        from modelyard.archive import reading
+    except ImportError as error:
+        sys.exit(f"error: the archive needs {error.name}: pip install 'modelyard[archive]'")
+    return reading
+
+
 def _open(place: str | None) -> "Archive":
-    if _MISSING is not None:
-        sys.exit(f"error: the archive needs {_MISSING.name}: pip install 'modelyard[archive]'")
-    return Archive(place or os.environ.get("MODELYARD_ARCHIVE") or str(layout(None).archive))
+    archive: Archive = _reading().Archive(
+        place or os.environ.get("MODELYARD_ARCHIVE") or str(layout(None).archive)
+    )
+    return archive
 
 
 def _query(
@@ -202,10 +208,8 @@ def _query(
     tenant: str | None,
     failed: bool | None,
 ) -> "Query":
-    if _MISSING is not None:
-        sys.exit(f"error: the archive needs {_MISSING.name}: pip install 'modelyard[archive]'")
     now = datetime.now(UTC)
-    return Query(
+    query: Query = _reading().Query(
         name,
         since=moment("--since", since, now) if since else None,
         until=moment("--until", until, now) if until else None,
@@ -213,6 +217,7 @@ def _query(
         tenant=tenant,
         failed=failed,
     )
+    return query
 
 
 def _rows(

@@ -51,6 +51,11 @@ def test_one_process_needs_no_store(what: str) -> None:
     )
 
 
+def test_the_commands_take_the_memory_of_what_they_do() -> None:
+    heavy = ("pyarrow", "onnxruntime", "redis", "scipy", "matplotlib", "pydantic", "sklearn")
+    run(f"import sys, modelyard.cli.app; assert not {{*{heavy!r}}} & {{*sys.modules}}")
+
+
 def test_the_sdk_alone_says_what_a_yard_inside_needs() -> None:
     run(
         "import sys; sys.modules['onnxruntime'] = None\n"
