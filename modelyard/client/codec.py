@@ -31,7 +31,7 @@ _NUMPY: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-_DATATYPE = {dtype.str: datatype for datatype, dtype in _NUMPY.items()}
+_DATATYPE = {dtype: datatype for datatype, dtype in _NUMPY.items()}
 _LENGTH = struct.Struct("<I")
 
 DATATYPES = (*_NUMPY, "BF16", "BYTES")
@@ -39,12 +39,15 @@ DATATYPES = (*_NUMPY, "BF16", "BYTES")
 
 def datatype_of(array: Array) -> str:
     """The protocol's name of an array's type; raises InvalidTensor where it has none."""
+    known = _DATATYPE.get(array.dtype)
+    if known is not None:
+        return known
     if array.dtype.kind in "OSUT":
         return "BYTES"
     if array.dtype.name == "bfloat16":
         return "BF16"
     try:
-        return _DATATYPE[array.dtype.newbyteorder("<").str]
+        return _DATATYPE[array.dtype.newbyteorder("<")]
     except KeyError:
         raise InvalidTensor(
             f"the protocol has no datatype for numpy's {array.dtype}; it has {', '.join(DATATYPES)}"

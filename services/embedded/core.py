@@ -122,8 +122,8 @@ class Core:
 
     def has_room(self, model: str) -> bool:
         """Tells whether a call of the model would not have to wait for others."""
-        versions = self.catalog.models[model].versions if model in self.catalog.models else {}
-        return all(self.guards.limiter(v.name).has_room for v in versions.values())
+        version = VersionName(model, 1)
+        return version not in self.engines or self.guards.limiter(version).has_room
 
     def metadata(self, model: str, selector: str) -> oip.ModelMetadataResponse:
         """The inputs and outputs of a model.
