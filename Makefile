@@ -16,10 +16,10 @@ LOCK_FLAGS := -q --universal --python-version 3.11 --generate-hashes --no-emit-i
 	--no-emit-find-links --no-header --no-annotate --all-extras --group dev
 SOURCES := modelyard gateway services benchmarks tests tools
 
-.PHONY: help demo up test check generate format bench bench-tail bench-shadow bench-peers soak soak-races floors lock clean
+.PHONY: help demo up test check generate format bench bench-embedded bench-tail bench-shadow bench-peers soak soak-races floors lock clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv: .venv/stamp
 
@@ -69,6 +69,9 @@ bench-tail: .venv/stamp ## Tails with and without hedging, and a rendezvous besi
 	@$(BIN)/python -m benchmarks.tail $(ARGS)
 	@$(BIN)/python -m benchmarks.tail.rendezvous
 	@$(BIN)/python -m benchmarks.race_cost
+
+bench-embedded: .venv/stamp ## One process beside onnxruntime called directly (5 minutes)
+	@$(BIN)/python -m benchmarks.embedded $(ARGS)
 
 bench-peers: .venv/stamp ## Fetches the peers that `bench` compares with, each into its own environment
 	@$(BIN)/python -m benchmarks.peers.install $(ARGS)

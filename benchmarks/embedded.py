@@ -9,6 +9,7 @@ benchmarks/results/embedded.{md,json}.
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -61,7 +62,9 @@ import numpy as np
 x = np.zeros((1, 64), np.float32)
 if sys.argv[2] == "direct":
     import onnxruntime
-    session = onnxruntime.InferenceSession(sys.argv[1])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(sys.argv[1], options)
     call = lambda: session.run(None, {"x": x})
 else:
     from modelyard.embedded import Yard
@@ -181,7 +184,7 @@ def starts(path: Path, rounds: int) -> dict[str, list[tuple[float, float, float]
     return found
 
 
-def instructions(path: Path, calls: int = 500) -> dict[str, float] | None:
+def instructions(path: Path, calls: int = 1000) -> dict[str, float] | None:
     """Instructions a call, by cachegrind; None where there is no valgrind."""
     if shutil.which("valgrind") is None:
         return None
@@ -200,12 +203,17 @@ def instructions(path: Path, calls: int = 500) -> dict[str, float] | None:
             capture_output=True,
             text=True,
             check=True,
+            # Else the order of sets, and threads that spin, differ from process to process.
+            env={**os.environ, "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"},
         )
         line = next(text for text in ended.stderr.splitlines() if "I   refs" in text)
         return int(line.rpartition(":")[2].replace(",", ""))
 
+    def usual(who: str, times: int) -> float:
+        return statistics.median(count(who, times) for _ in range(3))
+
     return {
-        name: (count(who, 2 * calls) - count(who, calls)) / calls
+        name: (usual(who, 2 * calls) - usual(who, calls)) / calls
         for name, who in ((DIRECT, "direct"), (YARD, "yard"))
     }
 
