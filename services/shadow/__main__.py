@@ -9,6 +9,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from datetime import timedelta
 
 import structlog
 
@@ -100,6 +101,8 @@ async def serve(settings: ShadowSettings) -> None:
         await opening
         routes = asyncio.create_task(follow_routes(manager, tools.catalog), name="routes")
         ends.callback(routes.cancel)
+        tidying = asyncio.create_task(manager.tidy(timedelta(days=settings.keep_days)), name="tidy")
+        ends.callback(tidying.cancel)
         await server.serving()
         _log.info("serving", address=address)
         await ending.wait()

@@ -11,6 +11,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -39,6 +40,7 @@ _log = structlog.get_logger(__name__)
 State = evaluation_pb2.Evaluation.State
 ACTIVE = (State.STATE_WAITING, State.STATE_RUNNING)
 _BACKOFF = Backoff(first=0.2, factor=2.0, limit=10.0)
+_TIDY = 3600.0
 # A report is given again to who watches, so often at most.
 _WATCH = 0.5
 
@@ -78,6 +80,20 @@ class Manager:
     async def close(self) -> None:
         """Keeps and lets go of what is under way: the next service takes it up."""
         await asyncio.gather(*(s.halt(task) for s, task in list(self._sessions.values())))
+
+    async def tidy(self, age: timedelta) -> None:
+        """Forgets evaluations that ended longer ago than this, every hour; never returns."""
+        while True:
+            oldest = datetime.now(UTC) - age
+            for evaluation in self.evaluations:
+                if evaluation.state in ACTIVE or evaluation.end_time.ToDatetime(UTC) > oldest:
+                    continue
+                try:
+                    await self._store.remove(evaluation.name)
+                except StoreUnavailable:
+                    break  # The next hour will do.
+                del self._evaluations[evaluation.name]
+            await asyncio.sleep(_TIDY)
 
     @property
     def evaluations(self) -> list[evaluation_pb2.Evaluation]:

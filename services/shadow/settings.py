@@ -16,4 +16,7 @@ class ShadowSettings(ServerSettings):
     events: str = Field(description="The event log's Redis, by URL.")
     payloads: str = Field("", description="The payload store: a folder or an fsspec URL.")
     archive: str = Field("", description="The archive: a folder or an fsspec URL; for back-tests.")
+    keep_days: float = Field(
+        365.0, gt=0, le=36_500, description="Evaluations that ended longer ago are forgotten."
+    )
     background: bool = Field(False, description="Use only processor time that nothing else wants.")

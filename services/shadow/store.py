@@ -17,7 +17,8 @@ from services.shadow.observation import Arrays
 _EVALUATIONS = "{modelyard}:evaluations"
 # A truth that came before its call waits so long for it, in seconds.
 _EARLY = 3600
-_REQUESTS = "{modelyard}:evaluation-requests"
+# Whoever asks again within so many seconds gets the evaluation that was made the first time.
+_ASKED = 7 * 86_400
 
 
 class Store:
@@ -43,11 +44,18 @@ class Store:
 
     async def made(self, request_id: str, name: str) -> str:
         """The evaluation that a request made: this one, unless it made another before."""
+        key = f"{{modelyard}}:evaluation-request:{request_id}"
         with _answering():
-            if await self._redis.hsetnx(_REQUESTS, request_id, name):
+            if await self._redis.set(key, name, nx=True, ex=_ASKED):
                 return name
-            held: bytes = await self._redis.hget(_REQUESTS, request_id)
-        return held.decode()
+            held: bytes | None = await self._redis.get(key)
+        return name if held is None else held.decode()
+
+    async def remove(self, name: str) -> None:
+        """Forgets an evaluation. Raises StoreUnavailable."""
+        with _answering():
+            await self._redis.unlink(_state_key(name))
+            await self._redis.hdel(_EVALUATIONS, name)
 
     async def keep(self, name: str, state: Mapping[str, Any]) -> None:
         """Keeps what an evaluation learnt. Raises StoreUnavailable."""
