@@ -66,10 +66,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--races", type=int, default=1_000_000)
     parser.add_argument("--look-every", type=int, default=100_000)
+    parser.add_argument("--lane", choices=("auto", "grpc", "frames"), default="auto")
     arguments = parser.parse_args()
     facts = machine.describe()
     rows: list[dict[str, float]] = []
-    with stage() as held:
+    with stage(lane=arguments.lane) as held:
         held.temper([Temper(BASE)] * 3)
         held.route(yaml_of(hedge={"max_extra_load": 1.0, "delay": "1ms"}))
         gateway, hosts = held.gateway, held.host_processes
@@ -112,7 +113,7 @@ def main() -> None:
     ]
     text = (
         f"# A soak of races\n\n{report.machine(facts)}\n{arguments.races:,} races on `{MODEL}`,"
-        f" {IN_FLIGHT} in flight, in {seconds:,.0f} s; {failed} calls failed. Left at the end: "
+        f" lane {arguments.lane}, {IN_FLIGHT} in flight, in {seconds:,.0f} s; {failed} calls failed. Left at the end: "
         + ", ".join(f"{count:.0f} {what}" for what, count in left.items())
         + f". Told to end, the gateway did so in {ended:.1f} s.\n\n"
         + "\n".join(lines)

@@ -96,8 +96,8 @@ def _write(file: Path, temper: Temper) -> None:
 
 
 @contextmanager
-def stage(versions: int = 1, hosts: int = HOSTS) -> Iterator[Stage]:
-    """Everything, while the block runs; `hosts` of each version."""
+def stage(versions: int = 1, hosts: int = HOSTS, lane: str = "auto") -> Iterator[Stage]:
+    """Everything, while the block runs; `hosts` of each version, asked by this lane."""
     with ExitStack() as ends:
         # Sockets need a short path.
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="tail-")))
@@ -124,7 +124,7 @@ def stage(versions: int = 1, hosts: int = HOSTS) -> Iterator[Stage]:
         process = ends.enter_context(
             child(
                 *(*python, "gateway", "--registry", registry, "--metrics-listen", metrics),
-                *("--listen", f"127.0.0.1:{port}"),
+                *("--listen", f"127.0.0.1:{port}", "--lane", lane),
                 log=folder / "gateway.log",
             )
         )
@@ -175,15 +175,16 @@ def _host(
             *(sys.executable, "-m", "benchmarks.tail.host", "--model", MODEL),
             *("--version", str(number), "--artifact", model, "--digest", f"sha256:{digest}"),
             *("--listen", "127.0.0.1:0", "--workers", str(WORKERS), "--metrics-port", str(metrics)),
-            *("--temper", temper),
+            *("--frames", f"unix:{folder}/{name}.sock", "--temper", temper),
             log=log,
         )
     )
-    line = wait_line(process, r'^.*"stage": ?"serving".*$', log)[0]
+    line = json.loads(wait_line(process, r'^.*"stage": ?"serving".*$', log)[0])
     host = host_pb2.Host(
         id=name,
         version=f"models/{MODEL}/versions/{number}",
-        address=json.loads(line)["address"],
+        address=line["address"],
+        frames_address=line["frames_address"],
         state=host_pb2.Host.STATE_SERVING,
     )
     return host, process.pid
