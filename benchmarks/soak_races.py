@@ -113,7 +113,8 @@ def main() -> None:
     ]
     text = (
         f"# A soak of races\n\n{report.machine(facts)}\n{arguments.races:,} races on `{MODEL}`,"
-        f" lane {arguments.lane}, {IN_FLIGHT} in flight, in {seconds:,.0f} s; {failed} calls failed. Left at the end: "
+        f" lane {arguments.lane}, {IN_FLIGHT} in flight, in {seconds:,.0f} s;"
+        f" {failed} calls failed. Left at the end: "
         + ", ".join(f"{count:.0f} {what}" for what, count in left.items())
         + f". Told to end, the gateway did so in {ended:.1f} s.\n\n"
         + "\n".join(lines)
