@@ -16,7 +16,7 @@ LOCK_FLAGS := -q --universal --python-version 3.11 --generate-hashes --no-emit-i
 	--no-emit-find-links --no-header --no-annotate --all-extras --group dev
 SOURCES := modelyard gateway services benchmarks tests tools
 
-.PHONY: help demo up test check generate format bench bench-embedded bench-tail bench-shadow bench-peers soak soak-races floors lock clean
+.PHONY: help demo up test check generate format bench bench-embedded bench-tail bench-shadow bench-peers soak soak-races soak-lane floors lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ soak: .venv/stamp ## Memory over calls, cancelled calls and replacements; ARGS='
 
 soak-races: .venv/stamp ## Memory over a million races with cancelled losers (20 minutes)
 	@$(BIN)/python -m benchmarks.soak_races $(ARGS)
+
+soak-lane: .venv/stamp ## A million mutated frames at both ends of the local lane (15 minutes)
+	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 # tritonclient needs a newer grpcio and protobuf than we do: it stays out, and so do its tests.
 floors: .venv/stamp ## Unit and contract tests on the oldest versions that pyproject allows

@@ -117,8 +117,7 @@ class Link(asyncio.BufferedProtocol):
         if cut:
             self._transport.abort()
         else:
-            self._transport.close()
-            self.loop.call_later(_LAST_WORDS, self._transport.abort)
+            self._shut()
 
     # asyncio's.
 
@@ -199,7 +198,7 @@ class Link(asyncio.BufferedProtocol):
             self.took(frame)
         elif frame.type == frames.CLOSE:
             self._end(frame.text.decode(errors="replace") or "closed")
-            self._transport.close()
+            self._shut()
         else:
             raise Malformed("a second HELLO")
 
@@ -218,6 +217,11 @@ class Link(asyncio.BufferedProtocol):
             else:
                 backlog.popleft()
             write(piece)
+
+    def _shut(self) -> None:
+        """Closes the transport; who does not take what it still holds goes without."""
+        self._transport.close()
+        self.loop.call_later(_LAST_WORDS, self._transport.abort)
 
     def _end(self, why: str) -> None:
         if self.ended:

@@ -1,0 +1,1 @@
+"""Mutated frames against both ends of the local lane (`python -m benchmarks.fuzz`)."""
