@@ -112,6 +112,16 @@ def ratios(rows: Sequence[Row]) -> str:
             of.throughput("gateway-grpc", "proxy", 16),
             "",
         ),
+        (
+            "frames / gRPC between gateway and host: added p50, 1 in flight",
+            of.added("gateway", "gateway-grpc", "host", 1),
+            "",
+        ),
+        (
+            "frames / gRPC between gateway and host: calls a second, 16 in flight",
+            of.throughput("gateway", "gateway-grpc", 16),
+            "",
+        ),
         ("gateway + host / Envoy + host: p50, 1 in flight", of.p50("gateway", "envoy", 1), ""),
     ]
     for peer, title in (("mlserver", "MLServer"), ("kserve", "KServe")):
