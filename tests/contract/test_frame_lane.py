@@ -5,6 +5,7 @@ import gc
 import random
 import signal
 import tempfile
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ from modelyard import frames
 from modelyard.errors import DeadlineExceeded, HostGone, MessageTooLarge
 from modelyard.frames import Hello
 from modelyard.inference.v2 import open_inference_pb2 as pb
+from modelyard.names import VersionName
+from services.inference.host.frame_front import FrameFront
+from services.inference.host.service import ModelService
 from tests.kit import graphs
 from tests.kit.endpoints import CallableEndpoint, answers
 from tests.kit.host import arrays_of, request
@@ -31,10 +35,10 @@ HELLO = frames.hello(Hello(1 << 20, 8, 1 << 22, who="a script"))
 
 @asynccontextmanager
 async def asking(
-    address: str, beside: CallableEndpoint | None = None
+    address: str, beside: CallableEndpoint | None = None, largest: int = 1 << 20
 ) -> AsyncIterator[FrameEndpoint]:
     made = FrameEndpoint(
-        address, 1 << 20, None if beside is None else lambda: beside, random.Random(1)
+        address, largest, None if beside is None else lambda: beside, random.Random(1)
     )
     try:
         yield made
@@ -207,3 +211,35 @@ async def test_a_closed_connection_gives_its_memory_back_at_once() -> None:
         finally:
             gc.enable()
             server.close()
+
+
+async def test_a_host_keeps_a_request_once() -> None:
+    """Its bytes go when they are parsed, however long the call then waits for its run."""
+    running, over = asyncio.Event(), asyncio.Event()
+
+    class Slow(ModelService):
+        async def infer(self, *_: Any) -> pb.ModelInferResponse:
+            running.set()
+            await over.wait()
+            return pb.ModelInferResponse(id="done")
+
+    payload = request("m", {"x": np.zeros(2 << 20, np.float32)}).SerializeToString()
+    with tempfile.TemporaryDirectory(prefix="lane-") as short:
+        engine: Any = None
+        service = Slow(VersionName("m", 1), engine)
+        front = FrameFront(service, f"unix:{short}/f.sock", 16 << 20)
+        async with asking(await front.start(), largest=16 << 20) as asked:
+            await until(lambda: asked.lane == "frames")
+            tracemalloc.start()
+            try:
+                call = asyncio.ensure_future(asked.call(INFER, payload, (), 60.0))
+                await running.wait()
+                await asyncio.sleep(0)
+                kept, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            # What protobuf holds is not traced.
+            assert kept < len(payload) / 2
+            over.set()
+            assert pb.ModelInferResponse.FromString(await call).id == "done"
+            await front.stop(5.0)

@@ -118,24 +118,28 @@ class FrameFront:
 
     async def answer(self, link: "_Caller", frame: Frame, metadata: Metadata) -> None:
         """Answers one request, or says what became of it."""
-        method = frame.text.decode(errors="replace")
+        _, _, call, number, text, _, payload = frame
+        del frame
+        method = text.decode(errors="replace")
         try:
-            handler = self._handlers.get(frame.text)
+            handler = self._handlers.get(text)
             if handler is None:
                 raise Unimplemented(f"{method} is not among the methods of the local lane")
             target = None
             for key, value in metadata:
                 if key == TARGET and isinstance(value, str):
                     target = value
-            left = frame.number / 1e9 if frame.number else None
+            work = handler(payload, target, number / 1e9 if number else None)
+            # Only the handler keeps the request's bytes, for as long as it needs them.
+            del payload
             if self._tracing is None:
-                payload = await handler(frame.payload, target, left)
+                answer = await work
             else:
                 with self._tracing.served(_SERVICE + method, metadata):
-                    payload = await handler(frame.payload, target, left)
-            link.answer(frame.call, payload)
+                    answer = await work
+            link.answer(call, answer)
         except Exception as error:  # Whatever it is, the caller gets a status.
-            link.fail(frame.call, as_ours(error, _SERVICE + method, metadata))
+            link.fail(call, as_ours(error, _SERVICE + method, metadata))
 
     @property
     def eager(self) -> bool:

@@ -19,7 +19,10 @@ def methods(service: ModelService) -> Mapping[str, Handler]:
     """Every method that is asked once and answered once, by its bare name."""
 
     async def infer(payload: Bytes, target: str | None, left: float | None) -> bytes:
-        response = await service.infer(_parse(pb.ModelInferRequest, payload), target, left)
+        request = _parse(pb.ModelInferRequest, payload)
+        # A call may wait long for its run; its bytes are in the message now.
+        del payload
+        response = await service.infer(request, target, left)
         return response.SerializeToString()
 
     def question(kind: type[Message], answer: Callable[[Any, str | None], Message]) -> Handler:
