@@ -30,7 +30,8 @@ def open_channel(
             ("modelyard.pool_index", pool_index),
             # A server that is gone is found again soon; grpc's own back-off goes up to 2 minutes.
             ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.min_reconnect_backoff_ms", 50),
+            # How long one connection may take to be made; no pause between two tries.
+            ("grpc.min_reconnect_backoff_ms", 2_000),
             ("grpc.max_reconnect_backoff_ms", 1_000),
             ("grpc.enable_http_proxy", 0),
             ("grpc.enable_retries", int(retries)),

@@ -1,8 +1,10 @@
 """The gRPC lane and a host that says more than an answer: pushback, attempts before, its end."""
 
 import asyncio
+import contextlib
 import math
 import random
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -117,4 +119,56 @@ async def test_a_host_that_ends_is_gone(servers: list[grpc.aio.Server]) -> None:
     await servers[0].stop(None)
     with pytest.raises(HostGone):
         await endpoint.call("ModelInfer", b"?", (), 5.0)
+    await endpoint.close()
+
+
+async def test_a_host_that_is_slow_to_shake_hands_is_waited_for(
+    servers: list[grpc.aio.Server],
+) -> None:
+    host, port = (await serve(servers, Moody(0, None))).split(":")
+    pipes: list[asyncio.Task[None]] = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.4)  # as over a long way, or at a busy machine
+        there, back = await asyncio.open_connection(host, port)
+        pipes.extend(
+            (asyncio.ensure_future(pipe(reader, back)), asyncio.ensure_future(pipe(there, writer)))
+        )
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while received := await reader.read(1 << 16):
+                writer.write(received)
+        writer.close()
+
+    far = await asyncio.start_server(connected, "127.0.0.1", 0)
+    endpoint = GrpcEndpoint(f"127.0.0.1:{far.sockets[0].getsockname()[1]}", 1 << 20)
+    assert await endpoint.call("ModelInfer", b"?", (), 10.0) == b"?"
+    await endpoint.close()
+    far.close()
+    await asyncio.gather(*pipes)
+
+
+async def test_a_host_that_comes_back_is_found_soon(servers: list[grpc.aio.Server]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    endpoint = GrpcEndpoint(f"127.0.0.1:{port}", 1 << 20)
+    for _ in range(3):
+        with pytest.raises(HostGone):
+            await endpoint.call("ModelInfer", b"?", (), 5.0)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Moody(0, None),))
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    servers.append(server)
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            assert await endpoint.call("ModelInfer", b"?", (), 5.0) == b"?"
+            break
+        except HostGone:
+            assert tries < 100
+            await asyncio.sleep(0.05)
     await endpoint.close()
