@@ -48,6 +48,12 @@ def up(
         str,
         typer.Option("--otlp-endpoint", help="Where spans go, such as http://127.0.0.1:4317."),
     ] = "",
+    front: Annotated[
+        str,
+        typer.Option(
+            "--front", metavar="auto|envoy|grpcio", help="What takes calls; auto: as installed."
+        ),
+    ] = "grpcio",
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")
@@ -60,10 +66,12 @@ def up(
     try:
         from modelyard.yard import yard
         from modelyard.yard.layout import layout
-        from modelyard.yard.rooms import Options
+        from modelyard.yard.rooms import FRONTS, Options
     except ImportError as error:
         sys.exit(f"error: a yard needs {error.name}: pip install 'modelyard[yard]'")
 
+    if front not in FRONTS:
+        raise typer.BadParameter(f"{front!r}: one of {', '.join(FRONTS)}", param_hint="--front")
     options = Options(
         host=host,
         grpc_port=grpc_port,
@@ -75,6 +83,7 @@ def up(
         redaction_key=redaction_key.resolve() if redaction_key else None,
         insecure=insecure,
         otlp_endpoint=otlp_endpoint,
+        front=front,
     )
     yard.run(
         layout(data),

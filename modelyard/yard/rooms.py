@@ -13,6 +13,8 @@ from modelyard.yard.keeper import Room
 from modelyard.yard.layout import Layout
 
 _PATIENCE = 1.0
+# See the gateway's setting of this name.
+FRONTS = ("auto", "envoy", "grpcio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Options:
         redaction_key: The key of their hashes; a file.
         insecure: Lets the gateway listen beyond loopback without TLS.
         otlp_endpoint: Where every room's spans go; none are made when empty.
+        front: What takes calls at the gateway, of `FRONTS`.
     """
 
     host: str = "127.0.0.1"
@@ -42,6 +45,7 @@ class Options:
     redaction_key: Path | None = None
     insecure: bool = False
     otlp_endpoint: str = ""
+    front: str = "grpcio"
 
     @property
     def address(self) -> str:
@@ -165,6 +169,7 @@ def gateway(layout: Layout, options: Options) -> Room:
         *(("--redaction", str(options.redaction)) if options.redaction else ()),
         *(("--redaction-key", str(options.redaction_key)) if options.redaction_key else ()),
         *(("--insecure",) if options.insecure else ()),
+        *("--front", options.front),
     )
 
 

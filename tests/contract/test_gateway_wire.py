@@ -20,14 +20,15 @@ from tritonclient.utils import InferenceServerException
 from modelyard.errors import DeadlineExceeded
 from modelyard.inference.v2 import open_inference_pb2 as pb
 from tests.kit import graphs
-from tests.kit.yard import LANES, Yard, eventually, running_yard
+from tests.kit.gateway import WAYS
+from tests.kit.yard import Yard, eventually, running_yard
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 ONE = np.ones(1, np.float32)
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
-@pytest.fixture(scope="module", params=LANES)
+@pytest.fixture(scope="module", params=WAYS)
 def yard(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Yard]:
@@ -38,7 +39,8 @@ def yard(
         onnx.save(model, path)
         return path
 
-    with running_yard(folder / "yard", lane=request.param) as yard:
+    front, lane = request.param
+    with running_yard(folder / "yard", "--front", front, lane=lane) as yard:
         for datatype in ("FP32", "FP16", "BYTES"):
             name = f"id-{datatype.lower()}"
             yard.client.register(name, saved(name, graphs.identity(datatype)), wait=True)

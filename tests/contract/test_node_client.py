@@ -13,6 +13,7 @@ from onnx import save
 
 from tests.kit import graphs
 from tests.kit.classifiers import classifier
+from tests.kit.gateway import FRONTS
 from tests.kit.yard import Yard, running_yard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,11 +26,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+@pytest.fixture(scope="module", params=FRONTS)
+def yard(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Yard]:
     folder = tmp_path_factory.mktemp("node")
     save(graphs.scale(), str(folder / "scale.onnx"))
-    with running_yard(folder / "data") as running:
+    with running_yard(folder / "data", "--front", request.param) as running:
         running.client.register(MODEL, folder / "scale.onnx", label="live", wait=True)
         slow = classifier(folder, "slow", rounds=1_000_000)
         running.client.register(SLOW, slow, label="live", wait=True)

@@ -12,19 +12,21 @@ import tritonclient.grpc.aio as triton_aio
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from tests.kit.gateway import WAYS
 from tests.kit.scale import scale
-from tests.kit.yard import LANES, Yard, running_yard
+from tests.kit.yard import Yard, running_yard
 
 MODEL = "scale"
 X = np.array([[1.0, 2.0]], np.float32)
 
 
-@pytest.fixture(scope="module", params=LANES)
+@pytest.fixture(scope="module", params=WAYS)
 def yard(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Yard]:
     folder = tmp_path_factory.mktemp("triton")
-    with running_yard(folder / "yard", lane=request.param) as yard:
+    front, lane = request.param
+    with running_yard(folder / "yard", "--front", front, lane=lane) as yard:
         yard.client.register(MODEL, scale(folder, 2.0), wait=True)
         yard.client.register(MODEL, scale(folder, 3.0), label="canary", wait=True)
         yield yard

@@ -1,0 +1,280 @@
+"""Answers the hot methods, and REST, over ASGI, which Envoy brings by way of pyvoy.
+
+Two things that ASGI does not say, and how they are had:
+
+- That the caller gave up, once its request is whole: `receive` then answers at once, for ever, that
+  the body has ended. Envoy's access log tells of it instead, down a pipe (see `Resets`).
+- A status without a body (gRPC's Trailers-Only): headers, and an empty body without trailers.
+"""
+
+import asyncio
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import Any, TypeAlias
+
+from gateway import envelope
+from gateway.fronts import wire
+from gateway.fronts.calls import call_of
+from gateway.fronts.envoy.config import GIVEN_ID, INFER, REQUEST_ID_HEADER, STREAM
+from gateway.fronts.envoy.rest import Rest
+from gateway.fronts.metadata import forwarded, provenance
+from gateway.fronts.streams import answers
+from gateway.stack import Service
+from modelyard.errors import Cancelled, DeadlineExceeded, Internal, ModelyardError
+from modelyard.interceptors import as_ours
+from modelyard.metadata import REQUEST_ID
+from modelyard.status import trailing_metadata
+
+Scope: TypeAlias = dict[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
+Handler: TypeAlias = Callable[["Headers", Receive, Send], Awaitable[None]]
+
+_BASE = [
+    (b"content-type", wire.CONTENT_TYPE),
+    (b"grpc-accept-encoding", wire.ENCODINGS),
+]
+_START = {"type": "http.response.start", "status": 200, "headers": _BASE, "trailers": True}
+# Resets that came before their call did; more of them at a time means that they are of others.
+_EARLY = 1024
+
+
+class Resets:
+    """Cancels the tasks of calls whose callers gave up.
+
+    Envoy writes a line with the identifier of each stream that was reset into a pipe. A stream's
+    identifier is made by Envoy, never taken from a caller.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[bytes, asyncio.Task[Any]] = {}
+        self._early: OrderedDict[bytes, None] = OrderedDict()
+        self._rest = b""
+
+    def begin(self, stream: bytes) -> None:
+        """The current task answers a stream."""
+        task = asyncio.current_task()
+        assert task is not None, "called by a task"
+        if self._early and stream in self._early:
+            del self._early[stream]
+            task.cancel()
+            return
+        self._tasks[stream] = task
+
+    def end(self, stream: bytes) -> None:
+        """It no longer does."""
+        self._tasks.pop(stream, None)
+
+    def read(self, pipe: int) -> None:
+        """Takes what the pipe holds."""
+        with suppress(BlockingIOError):
+            self.feed(os.read(pipe, 1 << 16))
+
+    def feed(self, data: bytes) -> None:
+        """Takes lines, of which the last may go on later."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for stream in lines:
+            task = self._tasks.pop(stream, None)
+            if task is not None:
+                task.cancel()
+                continue
+            # Of a stream that another server answers, that is over, or that is not here yet.
+            self._early[stream] = None
+            if len(self._early) > _EARLY:
+                self._early.popitem(last=False)
+
+
+class Headers:
+    """What of a request's headers a call needs, found in one turn.
+
+    Raises:
+        ModelyardError: A header is not what gRPC says.
+    """
+
+    __slots__ = ("content_type", "encoding", "passed", "stream", "timeout")
+
+    def __init__(self, headers: list[wire.Header]) -> None:
+        self.stream = self.encoding = self.timeout = self.content_type = b""
+        given = b""
+        passed = []
+        for pair in headers:
+            key = pair[0]
+            if key == b"grpc-timeout":
+                self.timeout = pair[1]
+            elif key == b"grpc-encoding":
+                self.encoding = pair[1]
+            elif key == REQUEST_ID_HEADER:
+                self.stream = pair[1]
+            elif key == b"content-type":
+                self.content_type = pair[1]
+            elif key == GIVEN_ID:
+                given = pair[1]
+            else:
+                passed.append(pair)
+        if given:
+            passed.append((REQUEST_ID_HEADER, given))
+        self.passed = passed
+
+
+class Application:
+    """Answers `ModelInfer` and `ModelStreamInfer`.
+
+    Args:
+        service: The stack.
+        clock: Seconds, monotonic; the clock of every deadline.
+        limit: Bytes that a message may have.
+        resets: Knows which callers gave up.
+        rest: Answers what is no gRPC.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        clock: Callable[[], float],
+        limit: int,
+        resets: Resets,
+        rest: Rest,
+    ) -> None:
+        self._service = service
+        self._clock = clock
+        self._limit = limit
+        self._resets = resets
+        self._rest = rest
+        self._handlers: dict[str, Handler] = {INFER: self._infer, STREAM: self._stream}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        path = scope["path"]
+        headers = Headers(scope["headers"])
+        self._resets.begin(headers.stream)
+        try:
+            handler = self._handlers.get(path)
+            if handler is None:
+                await self._rest.answer(scope["method"], path, headers.passed, receive, send)
+            elif not headers.content_type.startswith(wire.CONTENT_TYPE):
+                await send({"type": "http.response.start", "status": 415, "headers": []})
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                await handler(headers, receive, send)
+        except asyncio.CancelledError:
+            # The caller gave up: nobody is left to be told, and pyvoy would log it as a failure.
+            return
+        except OSError:
+            # pyvoy's word for a caller that is gone.
+            return
+        except Exception as error:  # Whatever it is, the caller gets a status.
+            ours = as_ours(error, path, _text(headers))
+            with suppress(OSError):
+                await _refuse(send, ours)
+        finally:
+            self._resets.end(headers.stream)
+
+    async def _infer(self, headers: Headers, receive: Receive, send: Send) -> None:
+        now = self._clock()
+        remaining = wire.seconds(headers.timeout) if headers.timeout else None
+        metadata, request_id = forwarded(wire.metadata(headers.passed))
+        told: tuple[tuple[str, str | bytes], ...] = ((REQUEST_ID, request_id),)
+        try:
+            messages = wire.Messages(self._limit, headers.encoding)
+            async with asyncio.timeout(remaining):
+                payload = await _one(messages, receive)
+            head = envelope.read(payload)
+            call = call_of(head, payload, remaining, metadata, request_id, now)
+            answer = await self._service(call)
+        except TimeoutError:
+            late = DeadlineExceeded("the deadline passed before the request was here")
+            await _refuse(send, late, told)
+            return
+        except ModelyardError as error:
+            await _refuse(send, error, told)
+            return
+        told = provenance(answer, request_id)
+        await send(_START)
+        await send({"type": "http.response.body", "body": wire.framed(answer.payload)})
+        await send(_trailers(wire.status(0) + wire.headers(told)))
+
+    async def _stream(self, headers: Headers, receive: Receive, send: Send) -> None:
+        clock = self._clock
+        received = wire.metadata(headers.passed)
+        until = clock() + wire.seconds(headers.timeout) if headers.timeout else None
+        messages = wire.Messages(self._limit, headers.encoding)
+        begun = False
+
+        def remaining() -> float | None:
+            return None if until is None else until - clock()
+
+        try:
+            async with (
+                asyncio.timeout(remaining()),
+                aclosing(
+                    answers(self._service, _all(messages, receive), received, remaining, clock)
+                ) as stream,
+            ):
+                async for answer in stream:
+                    if not begun:
+                        await send(_START)
+                        begun = True
+                    # Returns once Envoy took it: a slow reader slows the stream.
+                    body = wire.framed(answer)
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+        except TimeoutError:
+            failure: ModelyardError | None = DeadlineExceeded("the stream's deadline passed")
+        except ModelyardError as error:
+            failure = error
+        else:
+            failure = None
+        if failure is not None and not begun:
+            await _refuse(send, failure)
+            return
+        if not begun:
+            await send(_START)
+        await send({"type": "http.response.body", "body": b""})
+        await send(_trailers(wire.status(0) if failure is None else _status(failure)))
+
+
+async def _one(messages: wire.Messages, receive: Receive) -> bytes:
+    """The one message of a unary request."""
+    got: list[bytes] = []
+    async for message in _all(messages, receive):
+        got.append(message)
+        if len(got) > 1:
+            break
+    if len(got) != 1:
+        count = "none" if not got else "more"
+        raise Internal(f"one message is awaited, {count} came")
+    return got[0]
+
+
+async def _all(messages: wire.Messages, receive: Receive) -> AsyncIterator[bytes]:
+    """The messages of a request, until its end."""
+    while True:
+        event = await receive()
+        if event["type"] != "http.request":
+            raise Cancelled("the caller is gone")
+        for message in messages.feed(event["body"]):
+            yield message
+        if not event["more_body"]:
+            messages.end()
+            return
+
+
+def _status(error: ModelyardError, told: wire.Metadata = ()) -> list[wire.Header]:
+    sent = (*told, *trailing_metadata(error))
+    return wire.status(int(error.code), error.message) + wire.headers(sent)
+
+
+def _trailers(headers: list[wire.Header]) -> dict[str, Any]:
+    return {"type": "http.response.trailers", "headers": headers}
+
+
+async def _refuse(send: Send, error: ModelyardError, told: wire.Metadata = ()) -> None:
+    """A status, and nothing before it."""
+    headers = _BASE + _status(error, told)
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _text(headers: Headers) -> list[tuple[str, str | bytes]]:
+    return [(k.decode("latin-1"), v.decode("latin-1")) for k, v in headers.passed]

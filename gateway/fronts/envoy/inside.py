@@ -1,0 +1,154 @@
+"""What runs inside Envoy: the whole gateway, on one event loop in one thread of it.
+
+pyvoy imports `application` and speaks ASGI to it. The gateway is built when Envoy reads its
+configuration (ASGI's lifespan), and Envoy listens only once that is done.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from gateway.fronts.envoy import config
+from gateway.fronts.envoy.admin import Admin, NoAnswer
+from gateway.fronts.envoy.application import Application, Receive, Resets, Scope, Send
+from gateway.fronts.envoy.link import DRAIN, TOLD, Told
+from gateway.fronts.envoy.rest import Rest
+from gateway.settings import GatewaySettings
+from gateway.stack import Service
+from modelyard import logs
+from modelyard.channels import open_channel
+from modelyard.errors import FailedPrecondition, ModelyardError
+
+_log = structlog.get_logger(__name__)
+
+_POLL = 0.02
+_PATIENCE = 30.0
+
+
+class Inside:
+    """The ASGI application. It is made by the import and begins with `lifespan`."""
+
+    def __init__(self) -> None:
+        self._resets = Resets()
+        self._inner: Application | None = None
+        self._ending = asyncio.Event()
+        self._opened = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "lifespan":
+            assert self._inner is not None, "Envoy listens after the lifespan began"
+            await self._inner(scope, receive, send)
+            return
+        await receive()
+        told: Told = json.loads(os.environ[TOLD])
+        gateway = asyncio.create_task(self._serve(told))
+        opened = asyncio.create_task(self._opened.wait())
+        await asyncio.wait((gateway, opened), return_when=asyncio.FIRST_COMPLETED)
+        if not self._opened.is_set():
+            opened.cancel()
+            await send({"type": "lifespan.startup.failed"})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self._ending.set()
+        await gateway
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _serve(self, told: Told) -> None:
+        from gateway.serve import serve
+
+        settings = GatewaySettings(**told["settings"])
+        logs.configure("gateway", level=settings.log_level)
+        loop = asyncio.get_running_loop()
+        link = socket.socket(fileno=told["link"])
+        self._watch(link, loop, Path(told["folder"]))
+        loop.add_reader(told["resets"], self._resets.read, told["resets"])
+        self._files = config.Files(Path(told["folder"]), Path())
+        self._admin = Admin(self._files.admin)
+        self._settings = settings
+        try:
+            await serve(_behind(settings, self._files), self._ending, self)
+        except ModelyardError as error:
+            link.send(error.message.encode())
+        else:
+            with suppress(NoAnswer):
+                await self._admin.quit()
+
+    def _watch(self, link: socket.socket, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
+        """Obeys the process that started Envoy, and ends where it is gone.
+
+        In a thread: whatever the loop does, no orphan keeps the port.
+        """
+
+        def watch() -> None:
+            while link.recv(1) == DRAIN:
+                loop.call_soon_threadsafe(self._ending.set)
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(1)
+
+        threading.Thread(target=watch, name="link", daemon=True).start()
+
+    async def open(self, service: Service, clock: Callable[[], float]) -> str:
+        """See `gateway.serve.Outer`."""
+        limit = self._settings.max_message_bytes
+        behind = open_channel(f"unix:{self._files.behind}")
+        rest = Rest(service, clock, limit, behind)
+        self._inner = Application(service, clock, limit, self._resets, rest)
+        self._opened.set()
+        # Envoy answers once it has read its configuration, of which this is a part.
+        for _ in range(int(_PATIENCE / _POLL)):
+            with suppress(NoAnswer):
+                bound = await self._admin.address(config.LISTENER)
+                if bound is not None:
+                    return _address(self._settings.listen, bound)
+            await asyncio.sleep(_POLL)
+        raise FailedPrecondition(f"Envoy does not listen after {_PATIENCE:g} s")
+
+    async def leave(self) -> None:
+        """See `gateway.serve.Outer`."""
+        await self._admin.drain()
+        # Whole at once: Envoy reads the file when another takes its name.
+        calm = self._files.pressure.with_suffix(".new")
+        calm.write_text("1", encoding="utf-8")
+        calm.rename(self._files.pressure)
+        await asyncio.sleep(2 * config.GOING)
+
+    async def drained(self) -> None:
+        """See `gateway.serve.Outer`."""
+        with suppress(TimeoutError, NoAnswer):
+            async with asyncio.timeout(self._settings.drain_grace):
+                while await self._admin.count(f"http.{config.LISTENER}.downstream_cx_active"):
+                    await asyncio.sleep(_POLL)
+
+
+def _behind(settings: GatewaySettings, files: config.Files) -> GatewaySettings:
+    """The settings of the server behind Envoy, to which Envoy alone speaks."""
+    return settings.model_copy(
+        update={
+            "listen": f"unix:{files.behind}",
+            "tls_cert": None,
+            "tls_key": None,
+            "tls_client_ca": None,
+            "max_connection_age": 0.0,
+        }
+    )
+
+
+def _address(listen: str, bound: dict[str, Any]) -> str:
+    """Where callers find the front, in the words of the setting."""
+    if listen.startswith("unix:"):
+        return listen
+    return f"{listen.rpartition(':')[0]}:{bound['socket_address']['port_value']}"
+
+
+application = Inside()

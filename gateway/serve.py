@@ -1,0 +1,218 @@
+"""Composition root: builds the gateway and serves until told to end, whichever process it is in.
+
+Serves on the last view of the registry whatever becomes of it.
+"""
+
+import asyncio
+import gc
+import random
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+import yaml
+from google.protobuf.descriptor import FileDescriptor
+
+from gateway.access_log import AccessLog
+from gateway.catalogue import Catalogue
+from gateway.control import FILES, SHADOW_FILES, ControlPlane
+from gateway.defaults import Defaults
+from gateway.fronts.grpc_front import InferenceFront
+from gateway.guards import Guards
+from gateway.lanes.connector import connector
+from gateway.meter import Meter
+from gateway.metrics import TrafficCollector
+from gateway.race import Racer
+from gateway.replicas import Replicas
+from gateway.router import Router
+from gateway.servicer import GatewayServicer
+from gateway.settings import GatewaySettings
+from gateway.shipping import Shipper
+from gateway.stack import Service, stack
+from gateway.tap import Tap
+from modelyard.catalog.follow import CatalogFollower, HostsFollower
+from modelyard.channels import open_channel
+from modelyard.contracts import repeatable
+from modelyard.errors import InvalidArgument
+from modelyard.events.payloads import Payloads
+from modelyard.events.writer import Bounds, Writer
+from modelyard.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc
+from modelyard.inference.v2 import open_inference_pb2, open_inference_pb2_grpc
+from modelyard.redaction import Redaction, parse
+from modelyard.redis_client import connect
+from modelyard.server import Server
+from modelyard.telemetry import Metrics, traced
+
+_log = structlog.get_logger(__name__)
+
+
+def _names(files: Iterable[FileDescriptor]) -> tuple[str, ...]:
+    return tuple(s.full_name for file in files for s in file.services_by_name.values())
+
+
+SERVICES = _names((open_inference_pb2.DESCRIPTOR, gateway_service_pb2.DESCRIPTOR, *FILES))
+
+_SERVICE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+INFER = _SERVICE.methods_by_name["ModelInfer"]
+
+
+class Outer(Protocol):
+    """A front before the grpc.aio server."""
+
+    async def open(self, service: Service, clock: Callable[[], float]) -> str:
+        """Takes calls from now on; gives the address at which."""
+        ...
+
+    async def leave(self) -> None:
+        """Asks callers to go; calls under way go on."""
+        ...
+
+    async def drained(self) -> None:
+        """Returns when no caller is left, or the grace is over."""
+        ...
+
+
+async def serve(
+    settings: GatewaySettings, ending: asyncio.Event, outer: Outer | None = None
+) -> None:
+    """Serves until told to end.
+
+    Args:
+        settings: What the gateway is told.
+        ending: Tells it to end.
+        outer: What stands before the grpc.aio server; None where callers reach that directly.
+
+    Raises:
+        FailedPrecondition: An address is taken.
+        InvalidArgument: The rules of redaction, or a Redis URL, are none.
+    """
+    clock = asyncio.get_running_loop().time
+    async with AsyncExitStack() as ends:
+        # Uploads and watches share the channel with nothing that a caller waits for.
+        following = open_channel(settings.registry)
+        control = open_channel(
+            settings.registry, pool_index=1, max_message_bytes=settings.max_message_bytes
+        )
+        ends.push_async_callback(following.close)
+        ends.push_async_callback(control.close)
+        catalog, hosts = CatalogFollower(following), HostsFollower(following)
+        meter = Meter()
+        replicas = Replicas(
+            connector(settings.lane, settings.max_message_bytes), clock, random.Random()
+        )
+        ends.push_async_callback(replicas.close)
+        router = Router(
+            *(lambda: catalog.catalog, clock, settings.default_deadline, settings.max_attempts),
+            repeatable=repeatable(INFER),
+        )
+        guards = Guards(replicas, clock, random.Random())
+        catalog.on_change(
+            lambda now: guards.forget(
+                frozenset(v.name for m in now.models.values() for v in m.versions.values())
+            )
+        )
+        tracing = ends.enter_context(traced("gateway", settings.otlp_endpoint))
+        defaults = Defaults(lambda: catalog.catalog, clock)
+        racer = Racer(replicas, guards, defaults, meter, clock, tracing)
+        access = AccessLog(settings.access_log, clock)
+        tap, shipper = None, None
+        if settings.events:
+            tap = Tap(lambda: catalog.catalog, clock)
+            shipper = await ends.enter_async_context(shipping(settings, tap))
+        service = stack(router, racer, meter, access, clock, tap=tap, tracing=tracing)
+
+        services = SERVICES + (_names(SHADOW_FILES) if settings.shadow else ())
+        server = Server(settings, services)
+        # The front comes before the servicer, which knows the same two methods by name.
+        server.add_generic_rpc_handlers(
+            (InferenceFront(service, clock), ControlPlane(control, catalog.wait_for))
+        )
+        if settings.shadow:
+            shadow = open_channel(settings.shadow, pool_index=2)
+            ends.push_async_callback(shadow.close)
+            plane = ControlPlane(shadow, catalog.wait_for, SHADOW_FILES, "shadow service")
+            server.add_generic_rpc_handlers((plane,))
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            Catalogue(
+                lambda: catalog.catalog,
+                lambda: hosts.hosts,
+                lambda: catalog.heard_at is not None,
+                replicas,
+                control,
+            ),
+            server.handlers,
+        )
+        gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(
+            GatewayServicer(
+                *(meter, replicas, router, guards),
+                *(lambda: catalog.catalog, lambda: catalog.heard_at, clock),
+                tap=tap,
+                shipper=shipper,
+            ),
+            server.handlers,
+        )
+        if settings.metrics_listen:
+            collector = TrafficCollector(meter, replicas, guards, clock, tap)
+            metrics = Metrics(settings.metrics_listen, [collector])
+            ends.callback(metrics.close)
+        address = await server.start()
+        hosts.on_change(replicas.update)
+        catalog.start()
+        ends.push_async_callback(catalog.stop)
+        hosts.start()
+        ends.push_async_callback(hosts.stop)
+        heard = await catalog.wait_heard(settings.first_view)
+        # What is loaded now lives as long as the process: the collector need not look at it.
+        gc.collect()
+        gc.freeze()
+        if outer is not None:
+            address = await outer.open(service, clock)
+        await server.serving()
+        _log.info("serving", address=address, revision=catalog.revision, registry_heard=heard)
+        await ending.wait()
+        _log.info("draining")
+        await server.leave()
+        if outer is not None:
+            await outer.leave()
+            # Who only watches health holds nothing up.
+            server.health.close()
+            await outer.drained()
+        await server.stop()
+        await racer.close()
+
+
+def _redaction(settings: GatewaySettings) -> Redaction | None:
+    """What no log may keep; raises InvalidArgument for rules that are none."""
+    if settings.redaction is None:
+        return None
+    try:
+        rules = parse(yaml.safe_load(settings.redaction.read_text(encoding="utf-8")))
+        key = settings.redaction_key.read_bytes().strip() if settings.redaction_key else b""
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidArgument(f"redaction: {error}", field="redaction") from None
+    return Redaction(rules, key)
+
+
+@asynccontextmanager
+async def shipping(settings: GatewaySettings, tap: Tap) -> AsyncIterator[Shipper]:
+    """Writes what the tap records, until it ends."""
+    redis = connect(settings.events)
+    bounds = Bounds(settings.events_length, settings.events_bytes, settings.events_age)
+    payloads = None
+    if settings.payloads:
+        payloads = Payloads(settings.payloads, timedelta(seconds=settings.events_age))
+    shipper = Shipper(
+        tap,
+        Writer(redis, bounds),
+        payloads,
+        inline=settings.events_inline,
+        redact=_redaction(settings),
+    )
+    shipper.start()
+    try:
+        yield shipper
+    finally:
+        await shipper.close()
+        await redis.aclose()
