@@ -47,8 +47,9 @@ def write(folder: Path, model: Any) -> Path:
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A host of `identity`, that takes messages of up to 80 MiB."""
     folder = tmp_path_factory.mktemp("identity")
-    limit = ("--max-message-bytes", str(80 << 20))
-    with framed_host(write(folder, graphs.identity()), folder, arguments=limit) as host:
+    # On a busy machine its runs may have to wait for threads.
+    limits = ("--max-message-bytes", str(80 << 20), "--queue", "1000")
+    with framed_host(write(folder, graphs.identity()), folder, arguments=limits) as host:
         yield host
 
 
