@@ -20,6 +20,7 @@ from benchmarks.processes import (
     wait_port,
     yard,
 )
+from gateway.fronts import envoy as envoy_front
 
 _PEERS = Path(install.__file__).parent
 READY = r"^ready (\d+)"
@@ -94,7 +95,7 @@ def host(setting: Setting) -> str:
 def _yard(setting: Setting) -> Yard:
     """The one yard, whose one host everything stands before that stands before a host."""
     if not setting.yards:
-        running = setting.stack.enter_context(yard(setting.folder))
+        running = setting.stack.enter_context(yard(setting.folder, "--front", "grpcio"))
         running.client.register(setting.name, setting.model, label="live", wait=True)
         setting.yards.append(running)
     return setting.yards[0]
@@ -138,9 +139,30 @@ def gateway(setting: Setting) -> str:
 
 def gateway_by_grpc(setting: Setting) -> str:
     """A gateway that asks the same host by gRPC."""
-    port, log = free_port(), setting.log("gateway-by-grpc")
+    return _gateway(setting, "gateway-by-grpc", "--lane", "grpc")
+
+
+def gateway_inside_envoy(setting: Setting) -> str:
+    """A gateway inside Envoy, and the same host."""
+    if why := envoy_front.missing():
+        raise DidNotStart(why)
+    return _gateway(setting, "gateway-inside-envoy", "--front", "envoy")
+
+
+def gateway_inside_envoy_by_grpc(setting: Setting) -> str:
+    """A gateway inside Envoy that asks the same host by gRPC."""
+    if why := envoy_front.missing():
+        raise DidNotStart(why)
+    flags = ("--front", "envoy", "--lane", "grpc")
+    return _gateway(setting, "gateway-inside-envoy-by-grpc", *flags)
+
+
+def _gateway(setting: Setting, name: str, *flags: str) -> str:
+    """A gateway beside the yard's own; where it is told no front, behind grpc.aio."""
+    port, log = free_port(), setting.log(name)
     registry = f"unix:{_yard(setting).layout.registry_socket}"
-    command = (sys.executable, "-m", "gateway", "--registry", registry, "--lane", "grpc")
+    front = () if "--front" in flags else ("--front", "grpcio")
+    command = (sys.executable, "-m", "gateway", "--registry", registry, *front, *flags)
     listen = ("--listen", f"127.0.0.1:{port}", "--metrics-listen", f"127.0.0.1:{free_port()}")
     process = setting.stack.enter_context(child(*command, *listen, log=log))
     wait_port(process, port, log)
@@ -208,6 +230,11 @@ STARTERS: dict[str, tuple[str, Callable[[Setting], str]]] = {
     "envoy": ("Envoy, 1 worker + Modelyard host", envoy),
     "gateway": ("Modelyard gateway + host", gateway),
     "gateway-grpc": ("Modelyard gateway + host, gRPC between them", gateway_by_grpc),
+    "gateway-envoy": ("Modelyard gateway inside Envoy + host", gateway_inside_envoy),
+    "gateway-envoy-grpc": (
+        "Modelyard gateway inside Envoy + host, gRPC between them",
+        gateway_inside_envoy_by_grpc,
+    ),
     "mlserver": ("MLServer", mlserver),
     "kserve": ("KServe", kserve),
 }

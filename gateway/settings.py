@@ -42,7 +42,7 @@ class GatewaySettings(ServerSettings):
         "", description="The payload store: a folder or an fsspec URL; empty leaves them out."
     )
     front: Literal["auto", "envoy", "grpcio"] = Field(
-        "grpcio", description="Takes calls; auto is Envoy with the gateway inside, if installed."
+        "auto", description="Takes calls; auto is Envoy with the gateway inside, if installed."
     )
     lane: Literal["auto", "grpc", "frames"] = Field(
         "auto", description="To hosts: frames where their socket is on this machine, or gRPC."

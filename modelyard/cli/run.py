@@ -53,7 +53,7 @@ def up(
         typer.Option(
             "--front", metavar="auto|envoy|grpcio", help="What takes calls; auto: as installed."
         ),
-    ] = "grpcio",
+    ] = "auto",
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")

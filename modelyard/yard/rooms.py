@@ -45,7 +45,7 @@ class Options:
     redaction_key: Path | None = None
     insecure: bool = False
     otlp_endpoint: str = ""
-    front: str = "grpcio"
+    front: str = "auto"
 
     @property
     def address(self) -> str:

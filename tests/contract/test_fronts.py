@@ -263,6 +263,24 @@ def test_one_id_for_several_calls_cancels_one(gateway: Gateway) -> None:
         assert pending(gateway) == 1
 
 
+def test_a_connection_outlives_many_cancelled_calls(gateway: Gateway) -> None:
+    with Connection(gateway.address) as connection:
+        kept = connection.begin()
+        connection.send(kept, GOOD[:7], end=False)
+        for _ in range(60):
+            for stream in [connection.begin() for _ in range(20)]:
+                connection.send(stream, GOOD)
+                connection.h2.reset_stream(stream)
+            connection.flush()
+            # Takes turns, as callers do.
+            assert connection.call(GOOD).status == "0"
+        connection.send(kept, GOOD[7:])
+        assert connection.response(kept).status == "0"
+        assert not connection.goaway
+    # One that is given up is no failure of the gateway's.
+    assert "InvalidState" not in gateway.log.read_text()
+
+
 async def test_many_calls_on_one_connection(gateway: Gateway) -> None:
     async with AsyncClient(gateway.address) as client:
         x = {"x": np.ones(3, np.float32)}

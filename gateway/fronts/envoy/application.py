@@ -218,7 +218,8 @@ class Application:
                         begun = True
                     # Returns once Envoy took it: a slow reader slows the stream.
                     body = wire.framed(answer)
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                    more = {"type": "http.response.body", "body": body, "more_body": True}
+                    await asyncio.shield(send(more))
         except TimeoutError:
             failure: ModelyardError | None = DeadlineExceeded("the stream's deadline passed")
         except ModelyardError as error:
@@ -250,7 +251,8 @@ async def _one(messages: wire.Messages, receive: Receive) -> bytes:
 async def _all(messages: wire.Messages, receive: Receive) -> AsyncIterator[bytes]:
     """The messages of a request, until its end."""
     while True:
-        event = await receive()
+        # pyvoy sets what `receive` gave, even where nobody waits for it any more.
+        event = await asyncio.shield(receive())
         if event["type"] != "http.request":
             raise Cancelled("the caller is gone")
         for message in messages.feed(event["body"]):

@@ -4,6 +4,7 @@ Inference takes the same path as a gRPC call. What is asked of the catalogue goe
 server behind Envoy, which knows it.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -130,7 +131,8 @@ class Rest:
     async def _body(self, receive: Receive) -> bytes:
         parts, size, more = [], 0, True
         while more:
-            event = await receive()
+            # As in `application`: it is set by another, even where nobody waits any more.
+            event = await asyncio.shield(receive())
             if event["type"] != "http.request":
                 raise Cancelled("the caller is gone")
             parts.append(event["body"])
