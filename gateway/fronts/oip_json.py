@@ -166,7 +166,12 @@ def _raw(tensor: Json, datatype: str, shape: Sequence[int], name: str) -> bytes:
         # numpy would take "1" for a number, true for 1, and 1.5 for 1.
         if type(value) not in kinds:
             raise InvalidTensor(f"input {name!r}: {value!r} is not {datatype}")
-    return encode(cast(flat, datatype))
+    try:
+        with np.errstate(over="raise"):
+            return encode(cast(flat, datatype))
+    except (FloatingPointError, UnicodeEncodeError) as fault:
+        # Too large for the datatype; half of a surrogate pair.
+        raise InvalidTensor(f"input {name!r}: not {datatype}: {fault}") from None
 
 
 def _flat(data: list[Any], depth: int = 1) -> Iterator[Any]:

@@ -73,6 +73,8 @@ def test_a_tensor_comes_and_goes(datatype: str, shape: list[int], data: list[Any
         tensor([1, -1], "UINT64"),
         tensor([1, 1.5], "INT64"),
         tensor([1, 2], "COMPLEX"),
+        tensor([1, 1e39]),
+        tensor(["a", "\ud800"], "BYTES"),
         tensor([1, 2], shape=[-1]),
         tensor(json.loads("[" * 100 + "]" * 100)),
         tensor([1, 2], shape=[True, 2]),
