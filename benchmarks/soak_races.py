@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 import urllib.request
+from collections import Counter
 from typing import Any
 
 import grpc
@@ -42,20 +43,20 @@ def rss(process: psutil.Process) -> float:
     return round(process.memory_info().rss / 2**20, 1)
 
 
-async def load(held: Stage, races: int) -> int:
-    """So many calls; gives how many failed."""
-    left, failed = races, 0
+async def load(held: Stage, races: int) -> Counter[str]:
+    """So many calls; gives how many failed, and of what."""
+    left, failed = races, Counter[str]()
     async with grpc.aio.insecure_channel(held.address) as channel:
         infer: Any = channel.unary_unary(METHOD)
 
         async def caller() -> None:
-            nonlocal left, failed
+            nonlocal left
             while left > 0:
                 left -= 1
                 try:
                     await infer(held.request, timeout=10.0)
-                except grpc.aio.AioRpcError:
-                    failed += 1
+                except grpc.aio.AioRpcError as error:
+                    failed[f"{error.code().name}: {error.details()}"] += 1
 
         await asyncio.gather(*(caller() for _ in range(IN_FLIGHT)))
     return failed
@@ -114,9 +115,11 @@ def main() -> None:
     text = (
         f"# A soak of races\n\n{report.machine(facts)}\n{arguments.races:,} races on `{MODEL}`,"
         f" lane {arguments.lane}, {IN_FLIGHT} in flight, in {seconds:,.0f} s;"
-        f" {failed} calls failed. Left at the end: "
+        f" {failed.total()} calls failed. Left at the end: "
         + ", ".join(f"{count:.0f} {what}" for what, count in left.items())
         + f". Told to end, the gateway did so in {ended:.1f} s.\n\n"
+        + "".join(f"- {count:,} of {what}\n" for what, count in failed.most_common(5))
+        + ("\n" if failed else "")
         + "\n".join(lines)
         + "\n"
     )
