@@ -1,0 +1,47 @@
+"""Which front is taken, and what is said of it."""
+
+import importlib.util
+import sys
+
+import pytest
+
+import gateway.__main__ as main
+from gateway.fronts import envoy
+from gateway.settings import GatewaySettings
+from modelyard.errors import FailedPrecondition
+
+
+def settings(front: str) -> GatewaySettings:
+    return GatewaySettings.model_validate({"registry": "unix:/r", "front": front})
+
+
+@pytest.mark.parametrize(
+    ("front", "missing", "inside"),
+    [("auto", "", True), ("auto", "gone", False), ("envoy", "", True), ("grpcio", "", False)],
+)
+def test_a_front_is_chosen(monkeypatch, front: str, missing: str, inside: bool) -> None:
+    monkeypatch.setattr(envoy, "missing", lambda: missing)
+    assert main._inside_envoy(settings(front)) is inside
+
+
+def test_a_front_that_is_wanted_and_missing_is_told(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(envoy, "missing", lambda: "pyvoy is not installed")
+    with pytest.raises(FailedPrecondition, match="pyvoy is not installed"):
+        main._inside_envoy(settings("envoy"))
+    assert main.main(["--registry", "unix:/r", "--front", "envoy"]) == 2
+    assert "pyvoy is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["pyvoy", "envoy", "find_libpython"])
+def test_what_is_not_installed_is_named(monkeypatch, module: str) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == module else find(name)
+    )
+    assert module in envoy.missing()
+    assert "modelyard[envoy]" in envoy.missing()
+
+
+def test_another_platform(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert "darwin" in envoy.missing()
