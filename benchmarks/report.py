@@ -122,21 +122,34 @@ def ratios(rows: Sequence[Row]) -> str:
             of.throughput("gateway", "gateway-grpc", 16),
             "",
         ),
-        ("gateway + host / Envoy + host: p50, 1 in flight", of.p50("gateway", "envoy", 1), ""),
     ]
-    for peer, title in (("mlserver", "MLServer"), ("kserve", "KServe")):
-        lines += [
-            (f"gateway + host / {title}: p50, 1 in flight", of.p50("gateway", peer, 1), ""),
-            (
-                f"gateway + host / {title}: calls a second, 16 in flight",
-                of.throughput("gateway", peer, 16),
-                "",
-            ),
-        ]
-    return table(
-        ("ratio", "measured", "aim"),
-        [(name, "absent" if value is None else f"{value:.2f}", aim) for name, value, aim in lines],
+    fronts = {"gateway": "by grpc.aio", "gateway-envoy": "inside Envoy"}
+    peers = {
+        "bare": ("bare grpc.aio", "at most 1.10", "at least 2"),
+        "envoy": ("Envoy before the host", "", ""),
+        "mlserver": ("MLServer", "", ""),
+        "kserve": ("KServe", "", "at least 3"),
+    }
+    beside = [
+        (
+            f"{how} / {title}",
+            _ratio(of.p50(front, peer, 1)),
+            soon,
+            _ratio(of.throughput(front, peer, 16)),
+            many,
+        )
+        for front, how in fronts.items()
+        for peer, (title, soon, many) in peers.items()
+    ]
+    own = table(
+        ("ratio", "measured", "aim"), [(name, _ratio(value), aim) for name, value, aim in lines]
     )
+    head = ("gateway and host / peer", "p50, 1 in flight", "aim", "calls/s, 16 in flight", "aim")
+    return f"{own}\n{table(head, beside)}"
+
+
+def _ratio(value: float | None) -> str:
+    return "absent" if value is None else f"{value:.2f}"
 
 
 def calls(rows: Sequence[Row]) -> str:
