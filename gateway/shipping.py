@@ -28,8 +28,8 @@ _log = structlog.get_logger(__name__)
 LINGER = 0.1
 # Of one write: records, and about so many bytes.
 MOST, SIZE = 256, 8 << 20
-# Records that are made before calls have their turn again.
-_TURN = 2
+# Records that are made, and that are serialized into one entry, before calls have their turn again.
+_TURN, _ENTRY = 2, 16
 _EXPIRE_EVERY = 300.0
 _BACKOFF = Backoff(first=0.05, factor=2.0, limit=2.0)
 
@@ -106,9 +106,12 @@ class Shipper:
         while True:
             await self._tap.filled()
             await asyncio.sleep(LINGER)
-            recordings = self._tap.take(MOST, SIZE)
-            async with self._writing:
-                await self._ship(recordings)
+            while True:
+                recordings = self._tap.take(MOST, SIZE)
+                async with self._writing:
+                    await self._ship(recordings)
+                if self._tap.waiting < MOST:
+                    break
 
     async def _ship(self, recordings: Sequence[Recording]) -> None:
         by_model: dict[str, list[event_pb2.Event]] = defaultdict(list)
@@ -127,7 +130,11 @@ class Shipper:
             by_model[recording.call.model].append(event)
             if index % _TURN == _TURN - 1:
                 await asyncio.sleep(0)
-        batches = [self._writer.number(model, events) for model, events in by_model.items()]
+        batches: list[Batch] = []
+        for model, events in by_model.items():
+            for start in range(0, len(events), _ENTRY):
+                batches.append(self._writer.number(model, events[start : start + _ENTRY]))
+                await asyncio.sleep(0)
         await self._write(batches)
         self._tap.counts.written += sum(len(batch.events) for batch in batches)
         await self._expire()

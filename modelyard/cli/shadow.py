@@ -88,7 +88,7 @@ def start(
     ] = 0.0,
     concurrency: Annotated[
         int, typer.Option("--concurrency", help="Requests that are replayed at a time.")
-    ] = 2,
+    ] = 1,
     canary: Annotated[
         bool, typer.Option("--canary", help="Compare without an end: an alarm for drift.")
     ] = False,

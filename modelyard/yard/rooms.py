@@ -149,7 +149,7 @@ def archive(layout: Layout, options: Options) -> Room:
         "services.archive",
         *("--listen", f"unix:{layout.archive_socket}", "--background"),
         *("--events", events_url(layout, options), "--payloads", str(layout.payloads)),
-        *("--archive", str(layout.archive), "--flush-seconds", "2"),
+        *("--archive", str(layout.archive), "--flush-seconds", "10"),
     )
 
 

@@ -23,7 +23,7 @@ from services.archive.partitions import Partition, Partitions
 _log = structlog.get_logger(__name__)
 
 GROUP = "archive"
-_ENTRIES, _IDLE = 32, 0.2
+_ENTRIES, _IDLE = 32, 1.0
 _TIDY_EVERY = 600.0
 _BACKOFF = Backoff(first=0.2, factor=2.0, limit=10.0)
 
@@ -133,6 +133,8 @@ class Collector:
                 return
             if not entries:
                 await self._tidy()
+            if len(entries) < _ENTRIES and not self._ending:
+                # All that there is was read. A question is work for Redis, which live calls feel.
                 await asyncio.sleep(_IDLE)
 
     async def _take(self, entry: Entry) -> None:

@@ -40,7 +40,7 @@ class Plan:
     losses: Mapping[str, Loss] = field(default_factory=dict)
     max_events: int = 100_000
     max_time: timedelta = timedelta(days=7)
-    concurrency: int = 2
+    concurrency: int = 1
     max_rate: float = 0.0
     canary: bool = False
     window: Window | None = None

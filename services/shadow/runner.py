@@ -23,8 +23,9 @@ from services.shadow.tally import Tally
 
 _log = structlog.get_logger(__name__)
 
-# What was learnt is kept, and the gates are looked at, so often at most; in seconds.
-KEEP_EVERY = 1.0
+# The gates are looked at, and what was learnt is kept, so often at most; in seconds. To keep is a
+# write to the disk, which live calls feel.
+LOOK_EVERY, KEEP_EVERY = 1.0, 5.0
 # A host that went away is waited for so long, and then its requests fail at once.
 PATIENCE = 60.0
 # A replay may take so many times as long as the live call, but this long in any case.
@@ -183,7 +184,7 @@ class Runner:
         self._awaiting = awaiting
         self._keep = keep
         self._until = until
-        self._kept_at = 0.0
+        self._kept_at = self._looked_at = 0.0
         self._room = asyncio.Semaphore(plan.concurrency)
         self._next_start = 0.0
         self._absent: set[int] = set()
@@ -204,6 +205,7 @@ class Runner:
         """
         async for events in self._feed.batches():
             await self._take(events)
+            self._look_soon()
             if time.monotonic() - self._kept_at >= KEEP_EVERY or self._ending:
                 await self._look_and_keep()
             if self._ending:
@@ -263,11 +265,9 @@ class Runner:
                 evidence.observe(seen)
             if self._plan.labelled:
                 await self._await_truth(seen)
-            if time.monotonic() - self._kept_at >= KEEP_EVERY:
-                # A candidate that hangs must not keep its own rejection waiting for a batch.
-                self._look()
-                if self._over() is not None:
-                    break
+            # A candidate that hangs must not keep its own rejection waiting for a batch.
+            if self._look_soon() and self._over() is not None:
+                break
 
     async def _replay(self, request: Request) -> Observation:
         async with self._room:
@@ -353,7 +353,16 @@ class Runner:
         tally.labelled += fitted
         tally.unmatched += not fitted
 
+    def _look_soon(self) -> bool:
+        """Looks at the gates, if it is time; tells whether it was."""
+        due = time.monotonic() - self._looked_at >= LOOK_EVERY
+        if due:
+            self._look()
+        return due
+
     def _look(self) -> None:
+        self._looked_at = time.monotonic()
+        self._measure_pace(self._looked_at)
         candidates = len(self.findings.evidence)
         for number, judgement in self.findings.judgements.items():
             was = judgement.verdict
@@ -367,13 +376,14 @@ class Runner:
                     reasons=judgement.reasons[:3],
                 )
 
-    async def _look_and_keep(self) -> None:
-        self._look()
-        now = time.monotonic()
+    def _measure_pace(self, now: float) -> None:
         self._pace = [*self._pace[-10:], (now, self.findings.tally.replayed)]
         began, before = self._pace[0]
         if now > began:
             self.findings.rate = (self.findings.tally.replayed - before) / (now - began)
+
+    async def _look_and_keep(self) -> None:
+        self._look()
         await self._keep({**self.findings.state(), "feed": self._feed.state()})
         await self._feed.kept()
         # Not before it is kept: a truth that is taken in again must find its answers again.

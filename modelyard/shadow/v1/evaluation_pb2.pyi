@@ -188,7 +188,7 @@ class Plan(google.protobuf.message.Message):
     max_events: builtins.int
     """It ends without a verdict after so many requests; 100,000."""
     concurrency: builtins.int
-    """Requests that are replayed at a time; 2."""
+    """Requests that are replayed at a time; 1."""
     max_rate: builtins.float
     """At most so many requests a second; 0 for no limit of its own."""
     canary: builtins.bool

@@ -154,6 +154,7 @@ def stream(count, truths):
 @pytest.fixture(autouse=True)
 def every_batch_is_kept(monkeypatch):
     monkeypatch.setattr(runners, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(runners, "LOOK_EVERY", 0.0)
 
 
 @settings(max_examples=30, deadline=None)
