@@ -82,14 +82,15 @@ async def _many(one: Callable[[], Awaitable[None]], count: int) -> None:
 def _weigh(running: Yard, weights: Weights) -> None:
     for name, words in (
         ("gateway", ("-m", "gateway")),
+        ("Envoy, the gateway in it", ("--config-path", "modelyard-front-")),
         ("registry", ("-m", "services.registry")),
         ("supervisor", ("-m", "services.inference", "--registry")),
         ("hosts", ("services.inference.host",)),
     ):
         weights.setdefault(name, []).append(running.rss_mib(*words))
     # A version that was replaced is kept for a while: so there are now more hosts and now fewer.
-    hosts = len(running.processes("services.inference.host"))
-    weights.setdefault("hosts, each", []).append(weights["hosts"][-1] / max(hosts, 1))
+    held = [one.memory_info().rss / 2**20 for one in running.processes("services.inference.host")]
+    weights.setdefault("hosts, each", []).append(sum(held) / max(len(held), 1))
 
 
 async def _quarters(running: Yard, one: Callable[[], Awaitable[None]], count: int) -> Weights:
