@@ -46,14 +46,15 @@ def yard(
 
 def hosts_of(yard: Yard, number: int) -> list[int]:
     """The processes that serve a version."""
-    words = ("services.inference.host", "--version", str(number))
-    return [
-        process.pid
-        for process in yard.processes()
-        if (line := process.cmdline())
-        and words[0] in line
-        and line[line.index("--version") + 1] == words[2]
-    ]
+    found = []
+    for process in yard.processes():
+        try:
+            line = process.cmdline()
+        except psutil.NoSuchProcess:  # it ended between the two looks
+            continue
+        if "services.inference.host" in line and line[line.index("--version") + 1] == str(number):
+            found.append(process.pid)
+    return found
 
 
 def is_up(yard: Yard) -> bool:
