@@ -49,9 +49,10 @@ class Reader:
         self._redis = redis
         self._group = group
         self._key = stream_key(model)
-        self._position = position
+        self._position = self._done = position
         self._open = False
-        self._again = False
+        # After which of the entries that were given and not done the next question asks.
+        self._again: str | None = None
         self._given: deque[str] = deque()
 
     async def open(self) -> None:
@@ -73,10 +74,9 @@ class Reader:
         with self._answering():
             if not self._open:
                 await self._begin()
-            if self._again:
-                # All of it at once: the next question is for what is new.
-                raw = await self._ask("0", _AT_ONCE)
-                self._again = False
+            if self._again is not None:
+                raw = await self._ask(self._again, count)
+                self._again = raw[-1][0].decode() if raw else None
                 if raw:
                     return self._take(raw)
             return self._take(await self._ask(">", count))
@@ -87,6 +87,7 @@ class Reader:
         Raises:
             StoreUnavailable: Redis does not answer; it may be said later.
         """
+        self._done = position
         ids: list[str] = []
         while self._given and _order(self._given[0]) <= _order(position):
             ids.append(self._given.popleft())
@@ -118,13 +119,15 @@ class Reader:
         if start == "$":
             # Nothing was kept yet: the group began where this reader did. What was given to it
             # and not done comes first, then what is new.
-            self._again = True
+            self._again = "0"
             return
+        self._again = None
         # What is kept counts, not what was once given: everything after it comes again.
         await self._redis.xgroup_setid(self._key, self._group, id=start)
-        while start != "0":
+        # Where Redis was away, more was read than is done: until it is, the next reader needs it.
+        while self._done not in ("", "$"):
             pending = await self._redis.xpending_range(
-                self._key, self._group, min="-", max=start, count=_AT_ONCE
+                self._key, self._group, min="-", max=self._done, count=_AT_ONCE
             )
             if not pending:
                 break

@@ -116,6 +116,30 @@ async def test_who_began_and_died_before_anything_was_kept_misses_nothing(redis)
     assert await drain(second, progress) == requests(range(3, 7))
 
 
+async def test_who_died_after_redis_did_misses_nothing(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("r")
+    with redis_server.running(folder, folder / "s", fsync="always") as process:
+        client = connect(f"unix://{folder / 's'}")
+        writer, first = Writer(client), Reader(client, "late", "m", "$")
+        await first.open()
+        for start in (0, 2, 4):
+            await write(writer, 2, start)
+            await first.read(1)
+        os.kill(process.pid, signal.SIGKILL)
+        await asyncio.to_thread(process.wait)
+        with pytest.raises(StoreUnavailable):
+            await first.read(1)
+    (folder / "s").unlink(missing_ok=True)
+    with redis_server.running(folder, folder / "s", fsync="always"):
+        assert await first.read(1) == []
+        await write(writer, 2, 6)
+        # It dies here: nothing of what it was given is done.
+        second, progress = Reader(client, "late", "m", "$"), Progress()
+        assert await drain(second, progress, 1) == requests(range(8))
+        assert progress.lost == progress.duplicates == 0
+        await client.aclose()
+
+
 async def test_a_full_stream_drops_the_oldest_and_the_gap_says_how_many(redis):
     writer = Writer(redis, Bounds(length=500))
     await write(writer, 1)
