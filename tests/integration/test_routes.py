@@ -162,13 +162,17 @@ def test_a_stopped_replica_is_hedged(yard: Yard) -> None:
     victim = next(h for h in client.hosts(MODEL) if h.version.endswith("/1") and h.pid)
     os.kill(victim.pid, signal.SIGSTOP)
     try:
-        answers = [infer(client, deadline=10.0) for _ in range(60)]
+        # Calls go to the replica that was quicker; the other one has its turn after a while.
+        answers = []
+        while not any(answer.attempt == "hedge" for answer in answers) and len(answers) < 20_000:
+            answers.append(infer(client, deadline=10.0))
     finally:
         # Its supervisor may have killed it meanwhile, as it should.
         with suppress(ProcessLookupError):
             os.kill(victim.pid, signal.SIGCONT)
     assert {a.version for a in answers} == {1}
-    assert {a.attempt for a in answers} == {"primary", "hedge"}
+    assert {a.attempt for a in answers} <= {"primary", "hedge"}
+    assert answers[-1].attempt == "hedge"
 
 
 def test_a_new_route_is_there_for_the_next_call_and_says_its_revision(yard: Yard) -> None:
