@@ -84,7 +84,7 @@ def running(
         command(folder, socket, fsync=fsync),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        start_new_session=True,
+        process_group=0,
     )
     try:
         deadline = time.monotonic() + patience

@@ -133,8 +133,9 @@ class Keeper:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # A Ctrl-C in the terminal is for the yard, which ends its rooms in order.
-                start_new_session=True,
+                # A Ctrl-C in the terminal is for the yard, which ends its rooms in order. No
+                # session of its own: see `modelyard.background`.
+                process_group=0,
             )
 
     def _complaint(self, what: str) -> str:

@@ -162,7 +162,9 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                start_new_session=True,
+                # Signals to the supervisor's group are not for hosts, which outlive it. No session
+                # of its own: see `modelyard.background`.
+                process_group=0,
             )
         finally:
             os.close(out)

@@ -37,7 +37,10 @@ def test_a_life(tmp_path: Path) -> None:
         assert answers(yard)
         with urllib.request.urlopen(f"http://{yard.metrics}/metrics") as page:
             assert page.status == 200
-        assert len(yard.processes()) >= 6
+        processes = yard.processes()
+        assert len(processes) >= 6
+        # One session, in which the policy of background work counts.
+        assert {os.getsid(p.pid) for p in processes} == {os.getsid(yard.process.pid)}
         assert sorted(log.name for log in yard.layout.logs.glob("*.log")) == [
             "archive.log",
             "events.log",

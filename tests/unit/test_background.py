@@ -19,6 +19,7 @@ thread()
 background.enter()
 thread()
 print(*(os.sched_getscheduler(int(t)) for t in os.listdir("/proc/self/task")))
+print(*(len(os.sched_getaffinity(int(t))) for t in os.listdir("/proc/self/task")))
 """
 
 
@@ -27,6 +28,7 @@ def test_threads_made_before_give_way_too():
     told = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
     )
-    policies = [int(word) for word in told.stdout.split()]
+    policies, cores = ([int(word) for word in line.split()] for line in told.stdout.splitlines())
     assert len(policies) >= 3
     assert set(policies) == {os.SCHED_IDLE}
+    assert set(cores) == {max(len(os.sched_getaffinity(0)) // 2, 1)}

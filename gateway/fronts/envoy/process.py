@@ -59,8 +59,9 @@ async def run(settings: GatewaySettings) -> int:
                 *("--drain-strategy", "immediate", "--drain-time-s", "3600"),
                 env=_environment(told),
                 pass_fds=(theirs.fileno(), resets),
-                # A Ctrl-C in the terminal is for this process.
-                start_new_session=True,
+                # A Ctrl-C in the terminal is for this process. No session of its own: see
+                # `modelyard.background`.
+                process_group=0,
             )
             theirs.close()
             os.close(resets)
