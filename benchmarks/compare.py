@@ -4,29 +4,34 @@
 
 Every target serves the same model at the same time; one client process, on one core, calls each
 in turn, round after round, so that a slow minute of the machine falls on all alike. A figure is
-the median of rounds; a ratio is the median of the rounds' own ratios. Results go to
-benchmarks/results/ as Markdown and JSON.
+the median of rounds; a ratio is the median of the rounds' own ratios. What tells perf_analyzer
+what it asks for is measured by that C++ client, too. Results go to benchmarks/results/ as Markdown
+and JSON.
 """
 
 import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import machine, models, report, sweeps
 from benchmarks.load import METHOD, Order, Sample
-from benchmarks.processes import LoadClient, load_client
-from benchmarks.report import Row
+from benchmarks.native import PROGRAM, Unfit
+from benchmarks.native import measure as perf_analyzer
+from benchmarks.processes import LoadClient, cpu_seconds, load_client
+from benchmarks.report import CPP, HALF, PYTHON, Row
 from benchmarks.targets import STARTERS, Setting, Target, start
 
 RESULTS = Path(__file__).parent / "results"
-IN_FLIGHT = (1, 16)
+IN_FLIGHT = (1, 16, 64)
 _WARM_SECONDS = 1.0
 PARTS = ("calls", "payload", "models")
 
@@ -53,7 +58,7 @@ def check(address: str, request: bytes, model: Path) -> None:
 
 
 def calls(client: LoadClient, keys: Sequence[str], rounds: int, seconds: float) -> list[Row]:
-    """Rounds over all targets, at 1 and at 16 in flight."""
+    """Rounds over all targets, in closed loops of both clients, then at half of each's most."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         model = models.mlp(folder / "mlp.onnx")
@@ -69,18 +74,49 @@ def calls(client: LoadClient, keys: Sequence[str], rounds: int, seconds: float) 
             if key_is_server(target):
                 check(target.address, request.read_bytes(), model)
             client.measure(Order(target.address, str(request), 4, _WARM_SECONDS))
-        samples: dict[tuple[str, int], list[Sample]] = {}
+        native = {t.key: t for t in present if key_is_server(t)} if PROGRAM.exists() else {}
+        samples: dict[tuple[str, str, int], list[Sample]] = {}
+
+        def take(how: str, target: Target, in_flight: int, measure: Callable[[], Sample]) -> None:
+            parts = {**target.parts, **({"client": client.pid} if how != CPP else {})}
+            before = {part: cpu_seconds(pid) for part, pid in parts.items()}
+            sample = measure()
+            spent = {
+                part: round(1e6 * (cpu_seconds(pid) - before[part]) / max(sample.calls, 1), 1)
+                for part, pid in parts.items()
+            }
+            samples.setdefault((how, target.key, in_flight), []).append(replace(sample, cpu=spent))
+
+        def by_python(target: Target, in_flight: int, rate: float = 0.0) -> None:
+            order = Order(target.address, str(request), in_flight, seconds, rate)
+            how = HALF if rate else PYTHON
+            take(how, target, in_flight, lambda: client.measure(order))
+
+        def by_cpp(target: Target, in_flight: int) -> None:
+            shape = (1, models.WIDTH)
+            took = partial(perf_analyzer, target.address, "mlp", shape, in_flight, seconds)
+            try:
+                take(CPP, target, in_flight, took)
+            except Unfit as why:
+                print(f"no perf_analyzer for {target.title}: {why}", file=sys.stderr, flush=True)
+                del native[target.key]
+
         for number in range(rounds):
             for in_flight in IN_FLIGHT:
                 for target in present:
-                    order = Order(target.address, str(request), in_flight, seconds)
-                    samples.setdefault((target.key, in_flight), []).append(client.measure(order))
+                    by_python(target, in_flight)
+                for target in list(native.values()):
+                    by_cpp(target, in_flight)
+            for target in present:
+                if key_is_server(target):
+                    most = max(s.throughput for s in samples[PYTHON, target.key, 16])
+                    by_python(target, 0, most / 2)
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return [
-        Row(target, in_flight, tuple(samples.get((target.key, in_flight), ())))
-        for in_flight in IN_FLIGHT
+        Row(target, how, in_flight, tuple(samples.get((how, target.key, in_flight), ())))
+        for how, in_flight in (*product((PYTHON, CPP), IN_FLIGHT), (HALF, 0))
         for target in targets
-        if in_flight == 1 or target.key != "onnxruntime"
+        if key_is_server(target) or (how, in_flight) == (PYTHON, 1)
     ]
 
 
@@ -113,8 +149,9 @@ def main() -> None:
             rows = calls(client, arguments.targets, arguments.rounds, arguments.seconds)
             save(
                 "calls",
-                f"# Side by side\n\n{about}\nModel: FP32 MLP, 1x64. Client: grpc.aio, one core."
-                f" Medians of {arguments.rounds} interleaved rounds of {arguments.seconds:g} s.\n\n"
+                f"# Side by side\n\n{about}\nModel: FP32 MLP, 1x64. Clients: grpc.aio, and C++"
+                f" (perf_analyzer), each on one core; medians of {arguments.rounds} interleaved"
+                f" rounds of {arguments.seconds:g} s.\n\n"
                 f"{report.ratios(rows)}\n{report.calls(rows)}",
                 {"machine": facts, "rows": [asdict(row) for row in rows]},
             )

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import grpc
@@ -46,7 +46,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one measurement gave; times in microseconds."""
+    """What one measurement gave; times in microseconds.
+
+    Attributes:
+        cpu: Processor time a call, by process.
+    """
 
     calls: int
     errors: int
@@ -54,6 +58,7 @@ class Sample:
     p99: float
     throughput: float
     first_error: str = ""
+    cpu: dict[str, float] = field(default_factory=dict)
 
 
 async def closed_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sample:

@@ -105,6 +105,17 @@ def wait_port(process: "subprocess.Popen[str]", port: int, log: Path) -> None:
     raise _did_not_start(process, log)
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process and those that it started have taken."""
+    total = 0.0
+    root = psutil.Process(pid)
+    for process in (root, *root.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 @dataclass(frozen=True, slots=True)
 class Yard:
     """A running `modelyard up`.
@@ -156,10 +167,15 @@ def yard(folder: Path, *flags: str) -> Iterator[Yard]:
 
 
 class LoadClient:
-    """The client process of `benchmarks.load`."""
+    """The client process of `benchmarks.load`.
+
+    Attributes:
+        pid: Its identifier.
+    """
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
+        self.pid = process.pid
 
     def measure(self, order: Order) -> Sample:
         """Has one order carried out; raises RuntimeError when the client ended."""

@@ -18,11 +18,12 @@ from datetime import UTC, datetime
 from benchmarks import machine, models, report
 from benchmarks.compare import save
 from benchmarks.load import Order
-from benchmarks.processes import load_client
+from benchmarks.processes import cpu_seconds, load_client
 from benchmarks.tail.stage import stage
 from gateway.access_log import AccessLog
 from gateway.call import INFER, Answer, Call
 from gateway.defaults import Defaults
+from gateway.fronts import envoy as envoy_front
 from gateway.guards import Guards
 from gateway.meter import Meter
 from gateway.plan import Kind, Plan
@@ -122,20 +123,19 @@ async def paired(rounds: int, calls: int) -> dict[str, list[float]]:
     return spent
 
 
-def own_time(seconds: float) -> float:
-    """Microseconds of processor time that a gateway process spends on a call."""
+def own_time(seconds: float, front: str) -> float:
+    """Microseconds of processor time that a gateway and its front spend on a call."""
     with (
-        stage() as held,
+        stage(front=front) as held,
         load_client() as client,
         tempfile.NamedTemporaryFile(prefix="race-cost-") as request,
     ):
         request.write(held.request)
         request.flush()
         client.measure(Order(held.address, request.name, 4, 2.0))
-        before = held.gateway.cpu_times()
+        before = cpu_seconds(held.gateway.pid)
         sample = client.measure(Order(held.address, request.name, 4, seconds))
-        after = held.gateway.cpu_times()
-    spent = after.user + after.system - before.user - before.system
+        spent = cpu_seconds(held.gateway.pid) - before
     return spent / sample.calls * 1e6
 
 
@@ -147,19 +147,21 @@ def main() -> None:
     arguments = parser.parse_args()
     facts = machine.describe()
     spent = asyncio.run(paired(arguments.rounds, arguments.calls))
-    own = own_time(15.0)
+    fronts = ["grpcio", *(["envoy"] if not envoy_front.missing() else [])]
+    own = {front: own_time(15.0, front) for front in fronts}
     medians = {name: statistics.median(found) for name, found in spent.items()}
     base = medians["no race"]
-    lines = ["| stack | us a call | more than without | of the gateway's own time |"]
-    lines.append("| --- | ---: | ---: | ---: |")
-    lines += [
-        f"| {name} | {us:.1f} | {us - base:.1f} | {(us - base) / own:.1%} |"
-        for name, us in medians.items()
-    ]
+    shares = " | ".join(f"of the gateway's own time, {front} front" for front in own)
+    lines = [f"| stack | us a call | more than without | {shares} |"]
+    lines.append("| --- | ---: | ---: |" + " ---: |" * len(own))
+    for name, us in medians.items():
+        parts = " | ".join(f"{(us - base) / time:.1%}" for time in own.values())
+        lines.append(f"| {name} | {us:.1f} | {us - base:.1f} | {parts} |")
+    times = " and ".join(f"{time:.0f} us with the {front} front" for front, time in own.items())
     text = (
         f"# The cost of the race\n\n{report.machine(facts)}\nMedians of {arguments.rounds} paired"
-        f" rounds of {arguments.calls:,} calls. The gateway's own time is {own:.0f} us of processor"
-        " time a call.\n\n" + "\n".join(lines) + "\n"
+        f" rounds of {arguments.calls:,} calls. The gateway's own time a call,"
+        f" of processors: {times}.\n\n" + "\n".join(lines) + "\n"
     )
     save("race-cost", text, {"machine": facts, "spent": spent, "own": own})
 

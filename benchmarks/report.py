@@ -7,12 +7,16 @@ from statistics import median
 from benchmarks.load import Sample
 from benchmarks.targets import Target
 
+# Who calls, and how: in a closed loop, or at half of what the target was seen to bear.
+PYTHON, CPP, HALF = "grpc.aio", "C++", "grpc.aio, half load"
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A target's rounds, at one number of calls in flight."""
+    """A target's rounds, by one client, at one number of calls in flight."""
 
     target: Target
+    how: str
     in_flight: int
     rounds: tuple[Sample, ...]
 
@@ -36,6 +40,11 @@ class Row:
         """Failed calls of all rounds."""
         return sum(r.errors for r in self.rounds)
 
+    @property
+    def cpu(self) -> dict[str, float]:
+        """Of each process, the median round's processor time a call, in microseconds."""
+        return {part: median(r.cpu[part] for r in self.rounds) for part in self.rounds[0].cpu}
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
@@ -49,10 +58,12 @@ def machine(facts: dict[str, str]) -> str:
 
 
 class Ratios:
-    """Ratios of one run, each the median over rounds of that round's ratio."""
+    """Ratios of one run and client, each the median over rounds of that round's ratio."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = {(r.target.key, r.in_flight): r.rounds for r in rows if r.rounds}
+    def __init__(self, rows: Sequence[Row], how: str) -> None:
+        self._rows = {
+            (r.target.key, r.in_flight): r.rounds for r in rows if r.rounds and r.how == how
+        }
 
     def p50(self, one: str, other: str, in_flight: int) -> float | None:
         """Latency of `one` over that of `other`."""
@@ -84,7 +95,7 @@ class Ratios:
 
 def ratios(rows: Sequence[Row]) -> str:
     """The ratios that we aim at."""
-    of = Ratios(rows)
+    of = Ratios(rows, PYTHON)
     lines = [
         ("host / bare grpc.aio: p50, 1 in flight", of.p50("host", "bare", 1), "at most 1.10"),
         (
@@ -123,29 +134,45 @@ def ratios(rows: Sequence[Row]) -> str:
             "",
         ),
     ]
+    head = ("ratio", "measured", "aim")
+    own = table(head, [(name, _ratio(value), aim) for name, value, aim in lines])
+    return "\n".join((own, _beside(rows, PYTHON), _beside(rows, CPP)))
+
+
+def _beside(rows: Sequence[Row], how: str) -> str:
+    """Our gateway and host beside each peer, by one client."""
+    of = Ratios(rows, how)
     fronts = {"gateway": "by grpc.aio", "gateway-envoy": "inside Envoy"}
     peers = {
         "bare": ("bare grpc.aio", "at most 1.10", "at least 2"),
+        "envoy-bare": ("Envoy before bare grpc.aio", "", ""),
         "envoy": ("Envoy before the host", "", ""),
         "mlserver": ("MLServer", "", ""),
         "kserve": ("KServe", "", "at least 3"),
     }
-    beside = [
-        (
-            f"{how} / {title}",
-            _ratio(of.p50(front, peer, 1)),
-            soon,
-            _ratio(of.throughput(front, peer, 16)),
-            many,
-        )
-        for front, how in fronts.items()
-        for peer, (title, soon, many) in peers.items()
-    ]
-    own = table(
-        ("ratio", "measured", "aim"), [(name, _ratio(value), aim) for name, value, aim in lines]
+    head = (
+        f"{how} client: gateway and host / peer",
+        "p50, 1 in flight",
+        "aim",
+        "calls/s, 16",
+        "aim",
     )
-    head = ("gateway and host / peer", "p50, 1 in flight", "aim", "calls/s, 16 in flight", "aim")
-    return f"{own}\n{table(head, beside)}"
+    return table(
+        (*head, "calls/s, 64"),
+        [
+            (
+                f"{who} / {title}",
+                _ratio(of.p50(front, peer, 1)),
+                soon,
+                _ratio(of.throughput(front, peer, 16)),
+                many,
+                _ratio(of.throughput(front, peer, 64)),
+            )
+            for front, who in fronts.items()
+            for peer, (title, soon, many) in peers.items()
+            if of.p50(front, peer, 1) is not None or how == PYTHON
+        ],
+    )
 
 
 def _ratio(value: float | None) -> str:
@@ -153,24 +180,35 @@ def _ratio(value: float | None) -> str:
 
 
 def calls(rows: Sequence[Row]) -> str:
-    """The table of targets."""
-    return table(
-        ("target", "in flight", "p50 us", "p99 us", "calls/s", "errors"),
+    """The tables of targets: closed loops, then half load."""
+    closed = table(
+        ("client", "in flight", "target", "p50 us", "p99 us", "calls/s", "errors", "CPU us a call"),
+        [
+            (row.how, str(row.in_flight), row.target.title, *_figures(row))
+            for row in rows
+            if row.how != HALF and (row.rounds or row.how == PYTHON)
+        ],
+    )
+    half = table(
+        ("at half of its most (16 in flight)", "calls/s", "p50 us", "p99 us", "p99 / p50"),
         [
             (
                 row.target.title,
-                str(row.in_flight),
-                *(
-                    (
-                        f"{row.p50:,.0f}",
-                        f"{row.p99:,.0f}",
-                        f"{row.throughput:,.0f}",
-                        str(row.errors),
-                    )
-                    if row.rounds
-                    else (row.target.absent.splitlines()[0][:80], "", "", "")
-                ),
+                f"{row.throughput:,.0f}",
+                f"{row.p50:,.0f}",
+                f"{row.p99:,.0f}",
+                f"{median(r.p99 / max(r.p50, 1e-9) for r in row.rounds):.2f}",
             )
             for row in rows
+            if row.how == HALF and row.rounds
         ],
     )
+    return f"{closed}\n{half}"
+
+
+def _figures(row: Row) -> tuple[str, ...]:
+    if not row.rounds:
+        return (row.target.absent.splitlines()[0][:80], "", "", "", "")
+    spent = ", ".join(f"{part} {time:.0f}" for part, time in row.cpu.items())
+    rest = (f"{row.throughput:,.0f}", str(row.errors), spent)
+    return (f"{row.p50:,.0f}", f"{row.p99:,.0f}", *rest)

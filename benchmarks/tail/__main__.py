@@ -112,10 +112,11 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200.0, help="calls a second")
     parser.add_argument("--calls", type=int, default=10_000, help="of each contender in a scene")
     parser.add_argument("--lane", choices=("auto", "grpc", "frames"), default="auto")
+    parser.add_argument("--front", choices=("auto", "envoy", "grpcio"), default="auto")
     arguments = parser.parse_args()
     facts = machine.describe()
     tables, data = [], []
-    with stage(lane=arguments.lane) as held:
+    with stage(lane=arguments.lane, front=arguments.front) as held:
         for scene in SCENES:
             if scene.key in arguments.scenes:
                 results = asyncio.run(play(held, scene, arguments.rate, arguments.calls))
@@ -139,8 +140,8 @@ def main() -> None:
         f"# Tails\n\n{report.machine(facts)}\n{arguments.calls:,} calls of each contender in each"
         f" scene, {arguments.rate:g} a second at Poisson times, to three real hosts that take"
         f" {BASE * 1e3:g} ms a run. `hedge-python` is given the same extra load.\nThe gateway's"
-        f" lane to hosts: {arguments.lane} (auto is frames, on one machine).\n\n"
-        + "\n".join(tables)
+        f" lane to hosts: {arguments.lane} (auto is frames, on one machine); its front:"
+        f" {arguments.front} (auto is Envoy, where it is installed).\n\n" + "\n".join(tables)
     )
     save("tail", text, {"machine": facts, "arguments": vars(arguments), "scenes": data})
 

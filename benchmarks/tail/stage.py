@@ -96,8 +96,10 @@ def _write(file: Path, temper: Temper) -> None:
 
 
 @contextmanager
-def stage(versions: int = 1, hosts: int = HOSTS, lane: str = "auto") -> Iterator[Stage]:
-    """Everything, while the block runs; `hosts` of each version, asked by this lane."""
+def stage(
+    versions: int = 1, hosts: int = HOSTS, lane: str = "auto", front: str = "auto"
+) -> Iterator[Stage]:
+    """Everything, while the block runs; `hosts` of each version, behind this front and lane."""
     with ExitStack() as ends:
         # Sockets need a short path.
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="tail-")))
@@ -124,7 +126,7 @@ def stage(versions: int = 1, hosts: int = HOSTS, lane: str = "auto") -> Iterator
         process = ends.enter_context(
             child(
                 *(*python, "gateway", "--registry", registry, "--metrics-listen", metrics),
-                *("--listen", f"127.0.0.1:{port}", "--lane", lane),
+                *("--listen", f"127.0.0.1:{port}", "--lane", lane, "--front", front),
                 log=folder / "gateway.log",
             )
         )
