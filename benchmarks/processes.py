@@ -177,6 +177,11 @@ class LoadClient:
         self._process = process
         self.pid = process.pid
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def measure(self, order: Order) -> Sample:
         """Has one order carried out; raises RuntimeError when the client ended."""
         assert self._process.stdin is not None
@@ -191,10 +196,10 @@ class LoadClient:
 
 
 @contextmanager
-def load_client() -> Iterator[LoadClient]:
+def load_client(module: str = "benchmarks.load") -> Iterator[LoadClient]:
     """A client process while the block runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.load"],
+        [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -24,6 +24,8 @@ def main(argv: Sequence[str]) -> int:
     settings = load(GatewaySettings, argv)
     logs.configure("gateway", level=settings.log_level)
     try:
+        if settings.workers > 1:
+            return asyncio.run(_serve_by_several(settings))
         if _inside_envoy(settings):
             from gateway.fronts.envoy import process
 
@@ -44,6 +46,20 @@ def _inside_envoy(settings: GatewaySettings) -> bool:
     if missing:
         _log.info("front", front="grpcio", because=missing)
     return not missing
+
+
+async def _serve_by_several(settings: GatewaySettings) -> int:
+    """Serves by workers; raises FailedPrecondition where there is no Envoy to stand before them."""
+    if missing := envoy.without_application():
+        raise FailedPrecondition(f"workers {settings.workers}: {missing}", field="workers")
+    from gateway import contracts
+    from gateway.fronts.envoy.process import inside
+    from gateway.workers import child, process
+
+    within = _inside_envoy(settings)
+    worker = inside if within else child.run
+    services = contracts.services(bool(settings.shadow))
+    return await process.run(settings, worker, services, rest=within)
 
 
 async def _serve(settings: GatewaySettings) -> int:

@@ -12,11 +12,16 @@ EXTRA_SHARE, FREE_PER_SECOND = 0.2, 10.0
 
 
 class Budget:
-    """One purse for the retries and hedges of one model. Times are seconds on one clock."""
+    """One purse for the retries and hedges of one model. Times are seconds on one clock.
 
-    __slots__ = ("_calls", "_hedges", "_retries", "_slot", "_sums")
+    Args:
+        share: Of the retries that cost nothing, where several processes have a purse each.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_calls", "_free", "_hedges", "_retries", "_slot", "_sums")
+
+    def __init__(self, share: float = 1.0) -> None:
+        self._free = FREE_PER_SECOND * TTL * share
         self._calls = [0] * TTL
         self._retries = [0] * TTL
         self._hedges = [0] * TTL
@@ -33,7 +38,7 @@ class Budget:
         """Pays for a retry, if there is enough."""
         at = self._at(now)
         calls, retries, hedges = self._sums
-        if retries + hedges + 1 > EXTRA_SHARE * calls + FREE_PER_SECOND * TTL:
+        if retries + hedges + 1 > EXTRA_SHARE * calls + self._free:
             return False
         self._retries[at] += 1
         self._sums[1] += 1

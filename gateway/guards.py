@@ -34,11 +34,18 @@ class Guards:
         replicas: Whose outliers are ejected.
         clock: Seconds, monotonic.
         chance: Draws the jitter of circuits.
+        share: Of what a version gets at a time, and of retries that cost nothing, where several
+            processes share the calls.
     """
 
     def __init__(
-        self, replicas: Replicas, clock: Callable[[], float], chance: random.Random
+        self,
+        replicas: Replicas,
+        clock: Callable[[], float],
+        chance: random.Random,
+        share: float = 1.0,
     ) -> None:
+        self._share = share
         self._replicas = replicas
         self._clock = clock
         self._budgets: dict[str, Budget] = {}
@@ -52,14 +59,14 @@ class Guards:
         """The purse of a model's calls."""
         budget = self._budgets.get(model)
         if budget is None:
-            budget = self._budgets[model] = Budget()
+            budget = self._budgets[model] = Budget(self._share)
         return budget
 
     def limiter(self, version: VersionName) -> Limiter:
         """The limit of a version."""
         limiter = self._limiters.get(version)
         if limiter is None:
-            limiter = self._limiters[version] = Limiter()
+            limiter = self._limiters[version] = Limiter(self._share)
         return limiter
 
     def observed(self, model: str) -> dict[VersionName, Observed]:

@@ -37,12 +37,18 @@ class Priority(IntEnum):
 
 
 class Gradient2:
-    """The limit. Pure but for what it was told."""
+    """The limit. Pure but for what it was told.
 
-    __slots__ = ("_count", "_long", "_seen", "_since", "_sum", "limit")
+    Args:
+        share: Of the whole that one of several processes has, each of which gets its share of the
+            calls: all knobs that are counts are so much smaller, and the sum moves as one.
+    """
 
-    def __init__(self) -> None:
-        self.limit = float(INITIAL)
+    __slots__ = ("_count", "_long", "_seen", "_share", "_since", "_sum", "limit")
+
+    def __init__(self, share: float = 1.0) -> None:
+        self._share = share
+        self.limit = INITIAL * share
         self._long = 0.0
         self._seen = 0
         self._sum = 0.0
@@ -72,16 +78,20 @@ class Gradient2:
         if in_flight < self.limit / 2.0:
             return
         gradient = max(0.5, min(1.0, TOLERANCE * self._long / recent)) if recent else 1.0
-        wanted = self.limit * gradient + QUEUE
+        wanted = self.limit * gradient + QUEUE * self._share
         limit = self.limit * (1.0 - SMOOTHING) + wanted * SMOOTHING
-        self.limit = max(float(LEAST), min(limit, float(MOST)))
+        self.limit = max(LEAST * self._share, min(limit, MOST * self._share))
 
 
 class Limiter:
-    """The attempts on one version: those under way, and those that wait."""
+    """The attempts on one version: those under way, and those that wait.
 
-    def __init__(self) -> None:
-        self.gradient = Gradient2()
+    Args:
+        share: See `Gradient2`.
+    """
+
+    def __init__(self, share: float = 1.0) -> None:
+        self.gradient = Gradient2(share)
         self.in_flight = 0
         self._waiting: list[tuple[Priority, int, asyncio.Future[None]]] = []
         self._gone = 0

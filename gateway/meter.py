@@ -4,7 +4,7 @@ Latencies go into buckets that grow by 2^(1/8), so a quantile is read within 9 %
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -56,6 +56,13 @@ class Attempts:
     failed: int = 0
     cancelled: int = 0
 
+    def add(self, other: "Attempts") -> None:
+        """Counts all that another one has counted."""
+        self.started += other.started
+        self.won += other.won
+        self.failed += other.failed
+        self.cancelled += other.cancelled
+
     def since(self, before: "Attempts") -> "Attempts":
         """What came after an earlier copy."""
         return Attempts(
@@ -106,6 +113,17 @@ class Tally:
             latencies,
             attempts,
         )
+
+    def add(self, other: "Tally") -> None:
+        """Counts all that another one has counted."""
+        self.succeeded += other.succeeded
+        self.failed += other.failed
+        self.exhausted += other.exhausted
+        self.seconds += other.seconds
+        for index, count in other.latencies.items():
+            self.latencies[index] = self.latencies.get(index, 0) + count
+        for kind, counted in other.attempts.items():
+            self.of(kind).add(counted)
 
     def copy(self) -> "Tally":
         """A copy that stays as it is."""
@@ -177,3 +195,12 @@ def differences(now: Mapping[Key, Tally], before: Mapping[Key, Tally]) -> dict[K
     """What each tally counted between two copies."""
     nothing = Tally()
     return {key: tally.since(before.get(key, nothing)) for key, tally in now.items()}
+
+
+def summed(many: Iterable[Mapping[Key, Tally]]) -> dict[Key, Tally]:
+    """Several copies as one."""
+    whole: dict[Key, Tally] = {}
+    for tallies in many:
+        for key, tally in tallies.items():
+            whole.setdefault(key, Tally()).add(tally)
+    return whole

@@ -1,5 +1,6 @@
 """What Prometheus reads of the gateway: taken from the meter when it is read."""
 
+import math
 from collections.abc import Callable, Iterator
 
 from prometheus_client.core import (
@@ -104,7 +105,7 @@ class TrafficCollector(Collector):
         )
         for version, limiter in sorted(self._guards.limits().items()):
             labels = [version.model, str(version.number)]
-            limit.add_metric(labels, int(limiter.gradient.limit))
+            limit.add_metric(labels, math.ceil(limiter.gradient.limit))
             in_flight.add_metric(labels, limiter.in_flight)
             waiting.add_metric(labels, limiter.waiting)
             circuit.add_metric(labels, self._guards.circuits.is_open(version, self._clock()))

@@ -6,18 +6,20 @@ Serves on the last view of the registry whatever becomes of it.
 import asyncio
 import gc
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Protocol
 
 import structlog
 import yaml
-from google.protobuf.descriptor import FileDescriptor
+from prometheus_client import generate_latest
 
+from gateway import contracts
 from gateway.access_log import AccessLog
 from gateway.catalogue import Catalogue
-from gateway.control import FILES, SHADOW_FILES, ControlPlane
+from gateway.control import SHADOW_FILES, ControlPlane
 from gateway.defaults import Defaults
 from gateway.fronts.grpc_front import InferenceFront
 from gateway.guards import Guards
@@ -32,27 +34,24 @@ from gateway.settings import GatewaySettings
 from gateway.shipping import Shipper
 from gateway.stack import Service, stack
 from gateway.tap import Tap
+from gateway.workers.group import Group
+from gateway.workers.servicer import WorkerServicer
+from gateway.workers.siblings import Siblings
 from modelyard.catalog.follow import CatalogFollower, HostsFollower
 from modelyard.channels import open_channel
 from modelyard.contracts import repeatable
 from modelyard.errors import InvalidArgument
 from modelyard.events.payloads import Payloads
 from modelyard.events.writer import Bounds, Writer
-from modelyard.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc
+from modelyard.gateway.v1 import gateway_service_pb2_grpc, worker_service_pb2_grpc
 from modelyard.inference.v2 import open_inference_pb2, open_inference_pb2_grpc
 from modelyard.redaction import Redaction, parse
 from modelyard.redis_client import connect
 from modelyard.server import Server
-from modelyard.telemetry import Metrics, traced
+from modelyard.telemetry import Metrics, registry_of, traced
 
 _log = structlog.get_logger(__name__)
 
-
-def _names(files: Iterable[FileDescriptor]) -> tuple[str, ...]:
-    return tuple(s.full_name for file in files for s in file.services_by_name.values())
-
-
-SERVICES = _names((open_inference_pb2.DESCRIPTOR, gateway_service_pb2.DESCRIPTOR, *FILES))
 
 _SERVICE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 INFER = _SERVICE.methods_by_name["ModelInfer"]
@@ -75,7 +74,10 @@ class Outer(Protocol):
 
 
 async def serve(
-    settings: GatewaySettings, ending: asyncio.Event, outer: Outer | None = None
+    settings: GatewaySettings,
+    ending: asyncio.Event,
+    outer: Outer | None = None,
+    group: Group | None = None,
 ) -> None:
     """Serves until told to end.
 
@@ -83,6 +85,7 @@ async def serve(
         settings: What the gateway is told.
         ending: Tells it to end.
         outer: What stands before the grpc.aio server; None where callers reach that directly.
+        group: The processes behind one port of which this is one; None where it is alone.
 
     Raises:
         FailedPrecondition: An address is taken.
@@ -107,7 +110,8 @@ async def serve(
             *(lambda: catalog.catalog, clock, settings.default_deadline, settings.max_attempts),
             repeatable=repeatable(INFER),
         )
-        guards = Guards(replicas, clock, random.Random())
+        share = 1.0 if group is None else group.share
+        guards = Guards(replicas, clock, random.Random(), share)
         catalog.on_change(
             lambda now: guards.forget(
                 frozenset(v.name for m in now.models.values() for v in m.versions.values())
@@ -122,17 +126,22 @@ async def serve(
             tap = Tap(lambda: catalog.catalog, clock)
             shipper = await ends.enter_async_context(shipping(settings, tap))
         service = stack(router, racer, meter, access, clock, tap=tap, tracing=tracing)
+        siblings, catch_up = None, catalog.wait_for
+        if group is not None:
+            siblings = Siblings(group, settings.max_message_bytes, clock, router.default_deadline)
+            ends.push_async_callback(siblings.close)
+            service = siblings.handing_on(service)
+            catch_up = siblings.catching_up(catalog.wait_for)
 
-        services = SERVICES + (_names(SHADOW_FILES) if settings.shadow else ())
-        server = Server(settings, services)
+        server = Server(settings, contracts.services(bool(settings.shadow)))
         # The front comes before the servicer, which knows the same two methods by name.
         server.add_generic_rpc_handlers(
-            (InferenceFront(service, clock), ControlPlane(control, catalog.wait_for))
+            (InferenceFront(service, clock), ControlPlane(control, catch_up))
         )
         if settings.shadow:
             shadow = open_channel(settings.shadow, pool_index=2)
             ends.push_async_callback(shadow.close)
-            plane = ControlPlane(shadow, catalog.wait_for, SHADOW_FILES, "shadow service")
+            plane = ControlPlane(shadow, catch_up, SHADOW_FILES, "shadow service")
             server.add_generic_rpc_handlers((plane,))
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             Catalogue(
@@ -144,18 +153,22 @@ async def serve(
             ),
             server.handlers,
         )
-        gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(
-            GatewayServicer(
-                *(meter, replicas, router, guards),
-                *(lambda: catalog.catalog, lambda: catalog.heard_at, clock),
-                tap=tap,
-                shipper=shipper,
-            ),
-            server.handlers,
+        gateway = GatewayServicer(
+            *(meter, replicas, router, guards),
+            *(lambda: catalog.catalog, lambda: catalog.heard_at, clock),
+            tap=tap,
+            shipper=shipper,
+            siblings=siblings,
+            index=0 if group is None else group.index,
         )
-        if settings.metrics_listen:
-            collector = TrafficCollector(meter, replicas, guards, clock, tap)
-            metrics = Metrics(settings.metrics_listen, [collector])
+        gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server.handlers)
+        collectors = [TrafficCollector(meter, replicas, guards, clock, tap)]
+        if group is not None:
+            text = partial(generate_latest, registry_of(collectors))
+            worker = WorkerServicer(gateway, text, catalog.wait_for)
+            worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server.handlers)
+        elif settings.metrics_listen:
+            metrics = Metrics(settings.metrics_listen, collectors)
             ends.callback(metrics.close)
         address = await server.start()
         hosts.on_change(replicas.update)
@@ -170,7 +183,8 @@ async def serve(
         if outer is not None:
             address = await outer.open(service, clock)
         await server.serving()
-        _log.info("serving", address=address, revision=catalog.revision, registry_heard=heard)
+        event = "serving" if group is None else f"worker {group.index} serves"
+        _log.info(event, address=address, revision=catalog.revision, registry_heard=heard)
         await ending.wait()
         _log.info("draining")
         await server.leave()

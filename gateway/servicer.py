@@ -1,15 +1,18 @@
 """`modelyard.gateway.v1`: what this gateway knows of itself."""
 
 import asyncio
+import os
+import secrets
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
 
 from gateway.explain import explain
+from gateway.figures import Figures, Looks, counted, observed_of, pending_of, status_of
 from gateway.guards import Guards
-from gateway.meter import Key, Meter, Tally, differences, quantile
+from gateway.meter import Key, Meter, Tally, quantile
 from gateway.plan import Kind
 from gateway.replicas import Replicas
 from gateway.router import Router
@@ -38,6 +41,14 @@ INTERVAL, SHORTEST_INTERVAL = 1.0, 0.1
 MISS = 0.001
 
 
+class Siblings(Protocol):
+    """The other processes behind the same port."""
+
+    async def figures(self, model: str) -> list[Figures]:
+        """What each of those that answer knows and has counted."""
+        ...
+
+
 class GatewayServicer(pb_grpc.GatewayServiceServicer):
     """Reads from the meter and the replicas.
 
@@ -51,6 +62,8 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         clock: Seconds, monotonic.
         tap: Records calls; None where there is no event log.
         shipper: Writes events; None where there is no event log.
+        siblings: The other processes behind the same port; None where there are none.
+        index: This process's place among them.
     """
 
     def __init__(
@@ -64,7 +77,12 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         clock: Callable[[], float],
         tap: Tap | None = None,
         shipper: "Shipper | None" = None,
+        siblings: "Siblings | None" = None,
+        index: int = 0,
     ) -> None:
+        self.process = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._siblings = siblings
+        self._index = index
         self._meter = meter
         self._replicas = replicas
         self._router = router
@@ -75,24 +93,23 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         self._tap = tap
         self._shipper = shipper
 
-    async def GetStatus(
-        self, request: pb.GetStatusRequest, context: Context
-    ) -> pb.GetStatusResponse:
-        """The revision, its age, and the replicas."""
+    def figures(self, model: str = "") -> Figures:
+        """What this process knows and has counted; of a model also what became of its attempts."""
         now = self._clock()
-        response = pb.GetStatusResponse(revision=self._catalog().revision)
+        status = pb.GetStatusResponse(revision=self._catalog().revision)
+        status.workers.add(index=self._index, pid=os.getpid(), revision=status.revision)
         heard_at = self._heard_at()
         if heard_at is not None:
-            response.staleness.CopyFrom(seconds_to(max(now - heard_at, 0.0)))
+            status.staleness.CopyFrom(seconds_to(max(now - heard_at, 0.0)))
         if self._tap is not None:
             counts, waiting = self._tap.counts, self._tap.waiting
-            response.event_log.recorded, response.event_log.written = (
+            status.event_log.recorded, status.event_log.written = (
                 counts.recorded,
                 counts.written,
             )
-            response.event_log.dropped, response.event_log.waiting = counts.dropped, waiting
+            status.event_log.dropped, status.event_log.waiting = counts.dropped, waiting
         for replica in sorted(self._replicas.all(), key=lambda r: (r.version, r.host)):
-            response.replicas.add(
+            status.replicas.add(
                 host=replica.host,
                 version=str(replica.version),
                 address=replica.address,
@@ -101,7 +118,14 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
                 resting=replica.rests_until > now,
                 lane=replica.endpoint.lane,
             )
-        return response
+        observed = self._guards.observed(ModelName.parse(model).model) if model else {}
+        return Figures(self.process, status, self._meter.copy(), observed)
+
+    async def GetStatus(
+        self, request: pb.GetStatusRequest, context: Context
+    ) -> pb.GetStatusResponse:
+        """The revision, its age, and the replicas."""
+        return status_of(await self._all())
 
     async def WatchTraffic(
         self, request: pb.WatchTrafficRequest, context: Context
@@ -109,21 +133,21 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         """One response an interval, the first after one."""
         asked = request.interval.ToTimedelta().total_seconds()
         interval = max(asked or INTERVAL, SHORTEST_INTERVAL)
-        before, then = self._meter.copy(), self._clock()
+        looks, then = Looks(await self._all()), self._clock()
         while True:
             await asyncio.sleep(interval)
-            now, at = self._meter.copy(), self._clock()
+            now, at = await self._all(), self._clock()
             response = pb.WatchTrafficResponse(
-                revision=self._catalog().revision, interval=seconds_to(at - then)
+                revision=min(figures.status.revision for figures in now),
+                interval=seconds_to(at - then),
             )
-            pending = self._pending()
-            between = differences(now, before)
+            pending, between = pending_of(now), looks.since(now)
             for key in sorted(between.keys() | pending.keys()):
                 tally = between.get(key, Tally())
-                started = any(counted.started for counted in tally.attempts.values())
+                started = any(attempts.started for attempts in tally.attempts.values())
                 if tally.succeeded or tally.failed or started or pending.get(key):
                     response.traffic.append(_traffic(key, tally, pending.get(key, 0)))
-            before, then = now, at
+            then = at
             yield response
 
     async def ExplainRoute(
@@ -151,7 +175,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     ) -> pb.GetCurvesResponse:
         """The curves of a model's versions."""
         response = pb.GetCurvesResponse()
-        for version, observed in sorted(self._of(request.model).items()):
+        for version, observed in sorted((await self._of(request.model)).items()):
             shown = response.curves.add(
                 version=str(version),
                 answered=sum(observed.answered.values()),
@@ -176,7 +200,8 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             raise InvalidArgument("deadline: none given", field="deadline")
         if not 0 <= request.miss <= 1:
             raise InvalidArgument(f"miss {request.miss:g}: from 0 to 1", field="miss")
-        curves = {v.number: curve(o) for v, o in self._of(request.model).items()}
+        observed = await self._of(request.model)
+        curves = {v.number: curve(o) for v, o in observed.items()}
         preferred = list(request.versions) or sorted(curves, reverse=True)
         unknown = [number for number in preferred if not curves.get(number)]
         if unknown or not preferred:
@@ -213,17 +238,13 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         await self._shipper.write(model, event)
         return pb.RecordFeedbackResponse(event_id=event.id)
 
-    def _of(self, name: str) -> dict[VersionName, Observed]:
-        model = ModelName.parse(name).model
-        self._catalog().model(model)
-        return self._guards.observed(model)
+    async def _all(self, model: str = "") -> list[Figures]:
+        own = self.figures(model)
+        return [own] if self._siblings is None else [own, *await self._siblings.figures(model)]
 
-    def _pending(self) -> dict[Key, int]:
-        pending: dict[Key, int] = {}
-        for replica in self._replicas.all():
-            key = (replica.version.model, replica.version.number)
-            pending[key] = pending.get(key, 0) + replica.load.pending
-        return pending
+    async def _of(self, name: str) -> dict[VersionName, Observed]:
+        self._catalog().model(ModelName.parse(name).model)
+        return observed_of(await self._all(name))
 
 
 def _traffic(key: Key, tally: Tally, pending: int) -> pb.Traffic:
@@ -237,15 +258,6 @@ def _traffic(key: Key, tally: Tally, pending: int) -> pb.Traffic:
         latency_p50=seconds_to(quantile(tally.latencies, 0.50)),
         latency_p99=seconds_to(quantile(tally.latencies, 0.99)),
         latency_p999=seconds_to(quantile(tally.latencies, 0.999)),
-        attempts=[
-            pb.AttemptCount(
-                kind=kind,
-                started=counted.started,
-                won=counted.won,
-                failed=counted.failed,
-                cancelled=counted.cancelled,
-            )
-            for kind, counted in sorted(tally.attempts.items())
-        ],
+        attempts=[counted(kind, attempts) for kind, attempts in sorted(tally.attempts.items())],
         budget_exhausted=tally.exhausted,
     )

@@ -44,6 +44,9 @@ class GatewaySettings(ServerSettings):
     front: Literal["auto", "envoy", "grpcio"] = Field(
         "auto", description="Takes calls; auto is Envoy with the gateway inside, if installed."
     )
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that share the port's calls; above 1 needs Envoy."
+    )
     lane: Literal["auto", "grpc", "frames"] = Field(
         "auto", description="To hosts: frames where their socket is on this machine, or gRPC."
     )

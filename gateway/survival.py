@@ -45,6 +45,15 @@ class Observed:
         self._count()
         self.failed += 1
 
+    def plus(self, other: "Observed") -> "Observed":
+        """Both together."""
+        return Observed(
+            _sum(self.answered, other.answered),
+            _sum(self.cancelled, other.cancelled),
+            self.failed + other.failed,
+            self.seen + other.seen,
+        )
+
     @property
     def total(self) -> int:
         """All attempts."""
@@ -61,6 +70,10 @@ class Observed:
 
 def _halved(counts: Mapping[int, int]) -> dict[int, int]:
     return {index: half for index, count in counts.items() if (half := count // 2)}
+
+
+def _sum(one: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:
+    return {index: one.get(index, 0) + other.get(index, 0) for index in one.keys() | other.keys()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,24 +104,34 @@ def traced(room: str, endpoint: str) -> Iterator[Tracing | None]:
         tracing.close()
 
 
+def registry_of(collectors: Sequence[Collector], process: bool = True) -> CollectorRegistry:
+    """What Prometheus reads: these collectors and, unless told otherwise, of this process."""
+    registry = CollectorRegistry()
+    if process:
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+    for collector in collectors:
+        registry.register(collector)
+    return registry
+
+
 class Metrics:
     """Answers Prometheus.
 
     Args:
         listen: `host:port`.
         collectors: Read at each scrape.
+        process: Tells of this process, too.
 
     Raises:
         FailedPrecondition: The address is taken.
     """
 
-    def __init__(self, listen: str, collectors: Sequence[Collector]) -> None:
-        registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
-        for collector in collectors:
-            registry.register(collector)
+    def __init__(
+        self, listen: str, collectors: Sequence[Collector], process: bool = True
+    ) -> None:
+        registry = registry_of(collectors, process)
         host, _, port = listen.rpartition(":")
         try:
             served: tuple[WSGIServer, threading.Thread] = start_http_server(

@@ -54,6 +54,10 @@ def up(
             "--front", metavar="auto|envoy|grpcio", help="What takes calls; auto: as installed."
         ),
     ] = "auto",
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=1, max=64, help="Gateway processes behind the port."),
+    ] = 1,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")
@@ -84,6 +88,7 @@ def up(
         insecure=insecure,
         otlp_endpoint=otlp_endpoint,
         front=front,
+        workers=workers,
     )
     yard.run(
         layout(data),

@@ -33,6 +33,7 @@ class Options:
         insecure: Lets the gateway listen beyond loopback without TLS.
         otlp_endpoint: Where every room's spans go; none are made when empty.
         front: What takes calls at the gateway, of `FRONTS`.
+        workers: The gateway's processes.
     """
 
     host: str = "127.0.0.1"
@@ -46,6 +47,7 @@ class Options:
     insecure: bool = False
     otlp_endpoint: str = ""
     front: str = "auto"
+    workers: int = 1
 
     @property
     def address(self) -> str:
@@ -169,7 +171,7 @@ def gateway(layout: Layout, options: Options) -> Room:
         *(("--redaction", str(options.redaction)) if options.redaction else ()),
         *(("--redaction-key", str(options.redaction_key)) if options.redaction_key else ()),
         *(("--insecure",) if options.insecure else ()),
-        *("--front", options.front),
+        *("--front", options.front, "--workers", str(options.workers)),
     )
 
 

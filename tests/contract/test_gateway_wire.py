@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 from modelyard.errors import DeadlineExceeded
 from modelyard.inference.v2 import open_inference_pb2 as pb
 from tests.kit import graphs
-from tests.kit.gateway import WAYS
+from tests.kit.gateway import WAYS, flags_of
 from tests.kit.yard import Yard, eventually, running_yard
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -40,7 +40,7 @@ def yard(
         return path
 
     front, lane = request.param
-    with running_yard(folder / "yard", "--front", front, lane=lane) as yard:
+    with running_yard(folder / "yard", *flags_of(front), lane=lane) as yard:
         for datatype in ("FP32", "FP16", "BYTES"):
             name = f"id-{datatype.lower()}"
             yard.client.register(name, saved(name, graphs.identity(datatype)), wait=True)

@@ -12,7 +12,7 @@ import tritonclient.grpc.aio as triton_aio
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.kit.gateway import WAYS
+from tests.kit.gateway import WAYS, flags_of
 from tests.kit.scale import scale
 from tests.kit.yard import Yard, running_yard
 
@@ -26,7 +26,7 @@ def yard(
 ) -> Iterator[Yard]:
     folder = tmp_path_factory.mktemp("triton")
     front, lane = request.param
-    with running_yard(folder / "yard", "--front", front, lane=lane) as yard:
+    with running_yard(folder / "yard", *flags_of(front), lane=lane) as yard:
         yard.client.register(MODEL, scale(folder, 2.0), wait=True)
         yard.client.register(MODEL, scale(folder, 3.0), label="canary", wait=True)
         yield yard

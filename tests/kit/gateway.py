@@ -19,11 +19,20 @@ from tests.kit.yard import LANES
 only_envoy = pytest.mark.skipif(bool(envoy.missing()), reason=envoy.missing())
 # For a fixture's or a test's `params`.
 FRONTS = ["grpcio", pytest.param("envoy", marks=only_envoy)]
+# With two processes behind the port, too.
+GATEWAYS = [*FRONTS, *(pytest.param(f"{front}-2", marks=only_envoy) for front in ("grpcio", "envoy"))]
 # Of whole yards: a front and a lane.
 WAYS = [
     *(pytest.param(("grpcio", lane), id=f"grpcio-{lane}") for lane in LANES),
     *(pytest.param(("envoy", lane), id=f"envoy-{lane}", marks=only_envoy) for lane in LANES),
+    pytest.param(("envoy-2", "frames"), id="envoy-2-frames", marks=only_envoy),
 ]
+
+
+def flags_of(front: str) -> tuple[str, ...]:
+    """What a gateway is told for one of `GATEWAYS`."""
+    kind, _, workers = front.partition("-")
+    return ("--front", kind, "--workers", workers or "1")
 
 
 @dataclass

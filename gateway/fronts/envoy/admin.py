@@ -1,13 +1,19 @@
-"""Asks the Envoy that this runs in, over its administration socket."""
+"""Asks an Envoy, over its administration socket."""
 
 import asyncio
 import http.client
 import json
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gateway.fronts.envoy.parts import GOING, LISTENER
+from modelyard.errors import FailedPrecondition
+
 _PATIENCE = 5.0
+_OPENS = 30.0
+_POLL = 0.02
 
 
 class NoAnswer(Exception):
@@ -26,27 +32,57 @@ class Admin:
     def __init__(self, socket: Path) -> None:
         self._socket = str(socket)
 
-    async def address(self, listener: str) -> dict[str, Any] | None:
-        """What a listener is bound to, as Envoy's `Address`; None while it is not."""
+    async def opened(self, listen: str) -> str:
+        """Waits until Envoy listens; gives where callers find it, in the words of the setting.
+
+        Raises:
+            FailedPrecondition: It does not in time.
+        """
+        for _ in range(int(_OPENS / _POLL)):
+            with suppress(NoAnswer):
+                bound = await self._bound()
+                if bound is not None:
+                    return _address(listen, bound)
+            await asyncio.sleep(_POLL)
+        raise FailedPrecondition(f"Envoy does not listen after {_OPENS:g} s")
+
+    async def leave(self, pressure: Path) -> None:
+        """Takes no connection any more, and asks those that there are to go; calls go on.
+
+        Args:
+            pressure: The file of this name that Envoy was told.
+        """
+        await self._ask("POST", "/drain_listeners?graceful&skip_exit")
+        await self._ask("POST", "/drain_listeners")
+        # Whole at once: Envoy reads the file when another takes its name.
+        high = pressure.with_suffix(".new")
+        high.write_text("1", encoding="utf-8")
+        high.rename(pressure)
+        await asyncio.sleep(2 * GOING)
+
+    async def left(self, grace: float) -> None:
+        """Returns when no connection is left, Envoy is gone, or `grace` seconds are over."""
+        with suppress(TimeoutError, NoAnswer):
+            async with asyncio.timeout(grace):
+                while await self._count(f"http.{LISTENER}.downstream_cx_active"):
+                    await asyncio.sleep(_POLL)
+
+    async def _bound(self) -> dict[str, Any] | None:
+        """What the listener is bound to, as Envoy's `Address`; None while it is not."""
         held = json.loads(await self._ask("GET", "/listeners?format=json"))
         for one in held.get("listener_statuses", ()):
-            if one["name"] == listener:
+            if one["name"] == LISTENER:
                 found: dict[str, Any] = one["local_address"]
                 return found
         return None
 
-    async def count(self, statistic: str) -> int:
+    async def _count(self, statistic: str) -> int:
         """The value of a gauge or counter; 0 for one that was not used yet."""
         path = f"/stats?format=json&filter=^{statistic.replace('.', '[.]')}$"
         for one in json.loads(await self._ask("GET", path))["stats"]:
             if one.get("name") == statistic:
                 return int(one["value"])
         return 0
-
-    async def drain(self) -> None:
-        """From now on connections are asked to go, and no new ones are taken."""
-        await self._ask("POST", "/drain_listeners?graceful&skip_exit")
-        await self._ask("POST", "/drain_listeners")
 
     async def quit(self) -> None:
         """Ends the process."""
@@ -55,6 +91,12 @@ class Admin:
     async def _ask(self, method: str, path: str) -> str:
         # In a thread: few questions, and the library's client knows HTTP.
         return await asyncio.to_thread(_ask, self._socket, method, path)
+
+
+def _address(listen: str, bound: dict[str, Any]) -> str:
+    if listen.startswith("unix:"):
+        return listen
+    return f"{listen.rpartition(':')[0]}:{bound['socket_address']['port_value']}"
 
 
 class _Connection(http.client.HTTPConnection):

@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 from gateway import envelope
 from gateway.fronts import wire
 from gateway.fronts.calls import call_of
-from gateway.fronts.envoy.config import GIVEN_ID, INFER, REQUEST_ID_HEADER, STREAM
+from gateway.fronts.envoy.config import GIVEN_ID, REQUEST_ID_HEADER
+from gateway.fronts.envoy.parts import INFER, STREAM
 from gateway.fronts.envoy.rest import Rest
 from gateway.fronts.metadata import forwarded, provenance
 from gateway.fronts.streams import answers

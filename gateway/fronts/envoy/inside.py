@@ -13,9 +13,6 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import structlog
 
 from gateway.fronts.envoy import config
 from gateway.fronts.envoy.admin import Admin, NoAnswer
@@ -24,14 +21,10 @@ from gateway.fronts.envoy.link import DRAIN, TOLD, Told
 from gateway.fronts.envoy.rest import Rest
 from gateway.settings import GatewaySettings
 from gateway.stack import Service
+from gateway.workers.group import Group
 from modelyard import logs
 from modelyard.channels import open_channel
-from modelyard.errors import FailedPrecondition, ModelyardError
-
-_log = structlog.get_logger(__name__)
-
-_POLL = 0.02
-_PATIENCE = 30.0
+from modelyard.errors import ModelyardError
 
 
 class Inside:
@@ -68,6 +61,7 @@ class Inside:
         from gateway.serve import serve
 
         settings = GatewaySettings(**told["settings"])
+        group = Group.of(told["group"]) if told["group"] else None
         logs.configure("gateway", level=settings.log_level)
         loop = asyncio.get_running_loop()
         link = socket.socket(fileno=told["link"])
@@ -77,7 +71,7 @@ class Inside:
         self._admin = Admin(self._files.admin)
         self._settings = settings
         try:
-            await serve(_behind(settings, self._files), self._ending, self)
+            await serve(_behind(settings, self._files), self._ending, self, group)
         except ModelyardError as error:
             link.send(error.message.encode())
         else:
@@ -106,29 +100,15 @@ class Inside:
         self._inner = Application(service, clock, limit, self._resets, rest)
         self._opened.set()
         # Envoy answers once it has read its configuration, of which this is a part.
-        for _ in range(int(_PATIENCE / _POLL)):
-            with suppress(NoAnswer):
-                bound = await self._admin.address(config.LISTENER)
-                if bound is not None:
-                    return _address(self._settings.listen, bound)
-            await asyncio.sleep(_POLL)
-        raise FailedPrecondition(f"Envoy does not listen after {_PATIENCE:g} s")
+        return await self._admin.opened(self._settings.listen)
 
     async def leave(self) -> None:
         """See `gateway.serve.Outer`."""
-        await self._admin.drain()
-        # Whole at once: Envoy reads the file when another takes its name.
-        calm = self._files.pressure.with_suffix(".new")
-        calm.write_text("1", encoding="utf-8")
-        calm.rename(self._files.pressure)
-        await asyncio.sleep(2 * config.GOING)
+        await self._admin.leave(self._files.pressure)
 
     async def drained(self) -> None:
         """See `gateway.serve.Outer`."""
-        with suppress(TimeoutError, NoAnswer):
-            async with asyncio.timeout(self._settings.drain_grace):
-                while await self._admin.count(f"http.{config.LISTENER}.downstream_cx_active"):
-                    await asyncio.sleep(_POLL)
+        await self._admin.left(self._settings.drain_grace)
 
 
 def _behind(settings: GatewaySettings, files: config.Files) -> GatewaySettings:
@@ -142,13 +122,6 @@ def _behind(settings: GatewaySettings, files: config.Files) -> GatewaySettings:
             "max_connection_age": 0.0,
         }
     )
-
-
-def _address(listen: str, bound: dict[str, Any]) -> str:
-    """Where callers find the front, in the words of the setting."""
-    if listen.startswith("unix:"):
-        return listen
-    return f"{listen.rpartition(':')[0]}:{bound['socket_address']['port_value']}"
 
 
 application = Inside()

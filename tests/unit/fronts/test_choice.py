@@ -1,6 +1,7 @@
 """Which front is taken, and what is said of it."""
 
 import importlib.util
+import re
 import sys
 
 import pytest
@@ -45,3 +46,20 @@ def test_what_is_not_installed_is_named(monkeypatch, module: str) -> None:
 def test_another_platform(monkeypatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert "darwin" in envoy.missing()
+
+
+@pytest.mark.parametrize(
+    ("module", "platform", "told"),
+    [("envoy", "linux", r"modelyard\[envoy\]"), ("", "darwin", "darwin")],
+)
+def test_workers_need_envoy(monkeypatch, capsys, module: str, platform: str, told: str) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == module else find(name)
+    )
+    flags = ["--registry", "unix:/r", "--front", "grpcio", "--workers", "2"]
+    assert main.main(flags) == 2
+    error = capsys.readouterr().err
+    assert "workers 2: " in error
+    assert re.search(told, error)

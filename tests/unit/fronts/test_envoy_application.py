@@ -9,7 +9,8 @@ import pytest
 from gateway.call import Answer, Call
 from gateway.fronts import wire
 from gateway.fronts.envoy.application import Application, Resets
-from gateway.fronts.envoy.config import GIVEN_ID, INFER, STREAM
+from gateway.fronts.envoy.config import GIVEN_ID
+from gateway.fronts.envoy.parts import INFER, STREAM
 from gateway.fronts.envoy.rest import Rest
 from gateway.plan import Kind
 from modelyard.errors import ModelNotFound

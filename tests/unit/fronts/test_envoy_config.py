@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from gateway.fronts import envoy
-from gateway.fronts.envoy import config
+from gateway.fronts.envoy import config, parts
 
 only_envoy = pytest.mark.skipif(bool(envoy.missing()), reason=envoy.missing())
 
 
-def made(tmp_path: Path, **given: Any) -> config.Json:
-    front = config.Front(**{"address": "127.0.0.1", "port": 0, **given})
+def made(tmp_path: Path, **given: Any) -> parts.Json:
+    front = parts.Front(**{"address": "127.0.0.1", "port": 0, **given})
     return config.bootstrap(config.Files(tmp_path, Path("/lib.so")), front, "m:app")
 
 
-def listener(held: config.Json) -> Any:
+def listener(held: parts.Json) -> Any:
     return held["static_resources"]["listeners"][0]
 
 
@@ -45,7 +45,7 @@ def test_one_application_takes_the_hot_methods_alone(tmp_path: Path) -> None:
     # Each would have a loop of its own, and a gateway.
     assert text.count("DynamicModuleFilter") == 1
     assert text.count('"exact"') == 2
-    assert config.INFER in text and config.STREAM in text
+    assert parts.INFER in text and parts.STREAM in text
 
 
 @only_envoy

@@ -156,3 +156,11 @@ def test_retries_refill_as_time_goes_on() -> None:
     for second in range(TTL, 3 * TTL):
         paid = sum(budget.take_retry(second + 0.5) for _ in range(50))
         assert paid == FREE_PER_SECOND
+
+
+def test_purses_that_share_the_calls_pay_together_what_one_would() -> None:
+    budgets = [Budget(1 / 4) for _ in range(4)]
+    for index in range(1000):
+        budgets[index % 4].deposit(5.0)
+    paid = sum(budgets[index % 4].take_retry(5.0) for index in range(4000))
+    assert paid == EXTRA_SHARE * 1000 + FREE

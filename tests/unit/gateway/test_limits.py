@@ -469,3 +469,14 @@ def test_a_limit_that_moves_strands_nobody(
 
     run(main())
     assert (limiter.in_flight, limiter.waiting) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.floats(1e-4, 10.0), st.floats(0.0, 1.0)), max_size=60))
+def test_limits_that_share_the_calls_move_together_as_one(looks) -> None:
+    whole, part, now = Gradient2(), Gradient2(1 / 8), 0.0
+    for seconds, used in looks:
+        for _ in range(SAMPLES):
+            whole.observe(seconds, used * whole.limit, now)
+            part.observe(seconds, used * part.limit, now)
+        now += 2 * PERIOD
+        assert part.limit * 8 == pytest.approx(whole.limit)

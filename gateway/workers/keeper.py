@@ -1,0 +1,119 @@
+"""Keeps one worker: starts it, starts it again when it ends, and knows whether it serves."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, TypeAlias
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gateway.settings import GatewaySettings
+from gateway.workers.group import Group
+from modelyard.backoff import Backoff
+from modelyard.channels import open_channel
+from modelyard.errors import FailedPrecondition
+
+_log = structlog.get_logger(__name__)
+
+_BACKOFF: Final = Backoff(first=0.1, factor=2.0, limit=5.0)
+# A process that ran so long was well: its next end is not the same fault again. Seconds.
+_WELL: Final = 30.0
+# Ends in a row after which one that never served is given up.
+_TRIES: Final = 3
+# Between two tries to watch a health that cannot be watched, in seconds.
+_PAUSE: Final = 0.1
+
+# Runs a worker until the event is set; gives its exit code.
+Run: TypeAlias = Callable[[GatewaySettings, asyncio.Event, Group], Awaitable[int]]
+
+
+class Keeper:
+    """One worker.
+
+    Args:
+        run: Runs its process once.
+        settings: The worker's own.
+        group: Its place.
+        changed: Called when it begins to serve, or serves no more.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        settings: GatewaySettings,
+        group: Group,
+        changed: Callable[[], None],
+    ) -> None:
+        self._run = run
+        self._settings = settings
+        self._group = group
+        self._changed = changed
+        self._chance = random.Random()
+        self.ending = asyncio.Event()
+        self.channel = open_channel(settings.listen)
+        self.serves = False
+        self._has_served = False
+
+    @property
+    def index(self) -> int:
+        """Its place."""
+        return self._group.index
+
+    async def keep(self) -> None:
+        """Returns when it was told to end and has.
+
+        Raises:
+            FailedPrecondition: It has never served, and is given up.
+        """
+        clock, failures = asyncio.get_running_loop().time, 0
+        watching = asyncio.create_task(self._watch())
+        try:
+            while not self.ending.is_set():
+                began = clock()
+                code = await self._once()
+                if self.ending.is_set():
+                    return
+                failures = 1 if clock() - began > _WELL else failures + 1
+                if failures >= _TRIES and not self._has_served:
+                    raise FailedPrecondition(f"worker {self.index} does not stay up: code {code}")
+                wait = _BACKOFF.wait(failures, self._chance)
+                _log.warning("worker ended", worker=self.index, code=code, again_in=round(wait, 2))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.ending.wait(), wait)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Closes the connection to it."""
+        await self.channel.close()
+
+    async def _once(self) -> int:
+        try:
+            return await self._run(self._settings, self.ending, self._group)
+        except FailedPrecondition as error:
+            if not self._has_served:
+                raise
+            _log.error("worker cannot serve", worker=self.index, error=error.message)
+            return 2
+
+    async def _watch(self) -> None:
+        stub = health_pb2_grpc.HealthStub(self.channel)
+        serving = health_pb2.HealthCheckResponse.SERVING
+        while True:
+            with suppress(grpc.aio.AioRpcError):
+                async for state in stub.Watch(health_pb2.HealthCheckRequest()):
+                    self._tell(state.status == serving)
+            self._tell(False)
+            await asyncio.sleep(_PAUSE)
+
+    def _tell(self, serves: bool) -> None:
+        if serves == self.serves:
+            return
+        self.serves = serves
+        self._has_served |= serves
+        _log.info("worker", worker=self.index, serves=serves)
+        self._changed()
