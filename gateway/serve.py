@@ -19,7 +19,7 @@ from prometheus_client import generate_latest
 from gateway import contracts
 from gateway.access_log import AccessLog
 from gateway.catalogue import Catalogue
-from gateway.control import SHADOW_FILES, ControlPlane
+from gateway.control import SHADOW_FILES, CatchUp, ControlPlane
 from gateway.defaults import Defaults
 from gateway.fronts.grpc_front import InferenceFront
 from gateway.guards import Guards
@@ -126,7 +126,8 @@ async def serve(
             tap = Tap(lambda: catalog.catalog, clock)
             shipper = await ends.enter_async_context(shipping(settings, tap))
         service = stack(router, racer, meter, access, clock, tap=tap, tracing=tracing)
-        siblings, catch_up = None, catalog.wait_for
+        siblings: Siblings | None = None
+        catch_up: CatchUp = catalog.wait_for
         if group is not None:
             siblings = Siblings(group, settings.max_message_bytes, clock, router.default_deadline)
             ends.push_async_callback(siblings.close)

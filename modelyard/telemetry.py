@@ -128,9 +128,7 @@ class Metrics:
         FailedPrecondition: The address is taken.
     """
 
-    def __init__(
-        self, listen: str, collectors: Sequence[Collector], process: bool = True
-    ) -> None:
+    def __init__(self, listen: str, collectors: Sequence[Collector], process: bool = True) -> None:
         registry = registry_of(collectors, process)
         host, _, port = listen.rpartition(":")
         try:

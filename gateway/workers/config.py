@@ -3,7 +3,6 @@
 Pure: settings and paths in, Envoy's bootstrap out, as a mapping.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,9 +128,10 @@ def _health() -> Json:
 def _routes(rest: bool) -> Iterator[Json]:
     yield {"match": {"prefix": _HEALTH}, "route": {"cluster": "parent", "timeout": "0s"}}
     yield {"match": {"prefix": _INSIDE}, "direct_response": {"status": 404}}
-    yield _to_workers({"path": parts.INFER}, _UNANSWERED)
-    paths = "|".join(re.escape(path) for path in _repeatable((*CONTRACTS, *SHADOW_FILES)))
-    yield _to_workers({"safe_regex": {"regex": paths}}, _UNANSWERED)
+    # First what is called most: they are tried one after the other.
+    paths = sorted(_repeatable((*CONTRACTS, *SHADOW_FILES)), key=lambda path: path != parts.INFER)
+    for path in paths:
+        yield _to_workers({"path": path}, _UNANSWERED)
     if rest:
         # Inference, and what is read.
         yield _to_workers({"prefix": REST}, _UNANSWERED)

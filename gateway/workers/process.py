@@ -9,8 +9,9 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import structlog
@@ -212,7 +213,7 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-async def _end(tasks: list[asyncio.Task[None]] | list[asyncio.Task[bool]]) -> None:
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -20,7 +20,10 @@ only_envoy = pytest.mark.skipif(bool(envoy.missing()), reason=envoy.missing())
 # For a fixture's or a test's `params`.
 FRONTS = ["grpcio", pytest.param("envoy", marks=only_envoy)]
 # With two processes behind the port, too.
-GATEWAYS = [*FRONTS, *(pytest.param(f"{front}-2", marks=only_envoy) for front in ("grpcio", "envoy"))]
+GATEWAYS = [
+    *FRONTS,
+    *(pytest.param(f"{front}-2", marks=only_envoy) for front in ("grpcio", "envoy")),
+]
 # Of whole yards: a front and a lane.
 WAYS = [
     *(pytest.param(("grpcio", lane), id=f"grpcio-{lane}") for lane in LANES),

@@ -172,8 +172,7 @@ def test_after_a_change_every_worker_has_it(yard: Yard) -> None:
         status = client.status()
         assert {worker.revision for worker in status.workers} == {status.revision}
         got = {
-            client.infer(MODEL, {"X": X}, version="canary", deadline=20.0).version
-            for _ in range(8)
+            client.infer(MODEL, {"X": X}, version="canary", deadline=20.0).version for _ in range(8)
         }
         assert got == {number}
     client.label(MODEL, "canary", 2)

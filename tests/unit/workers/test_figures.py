@@ -16,7 +16,9 @@ V1 = VersionName("m", 1)
 SECONDS = st.floats(1e-5, 10.0)
 
 
-def status(revision: int = 1, index: int = 0, staleness: float | None = 0.0) -> pb.GetStatusResponse:
+def status(
+    revision: int = 1, index: int = 0, staleness: float | None = 0.0
+) -> pb.GetStatusResponse:
     made = pb.GetStatusResponse(revision=revision)
     made.workers.add(index=index, pid=100 + index, revision=revision)
     if staleness is not None:

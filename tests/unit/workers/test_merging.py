@@ -1,6 +1,7 @@
 """Metrics of several processes as those of one."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -21,7 +22,7 @@ def text_of(calls: int, seconds: float = 0.2, limit: float = 10.0, is_open: int 
     return generate_latest(registry).decode()
 
 
-def value(metrics, name: str, **labels: str) -> float:
+def value(metrics: Any, name: str, **labels: str) -> Any:
     (found,) = [
         s.value for m in metrics for s in m.samples if s.name == name and s.labels == labels
     ]
