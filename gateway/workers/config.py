@@ -22,10 +22,15 @@ _HEALTH: Final = "/grpc.health.v1.Health/"
 
 # No worker has seen the call: it can go to another one, whatever it does.
 _UNSEEN: Final = "connect-failure,refused-stream,reset-before-request"
-# The worker is gone before it began to answer, and the call may be made more than once.
-_UNANSWERED: Final = f"{_UNSEEN},reset"
+# The worker is gone before it began to answer, and the call may be made more than once. grpc's core
+# says CANCELLED of calls that wait for a handler when a server stops; a worker never does.
+_UNANSWERED: Final = f"{_UNSEEN},reset,cancelled"
 # A call that ends the process that takes it must not end them all.
 _RETRIES: Final = 2
+# A worker is the one with the fewest calls under way of so many drawn; another one than before is
+# drawn for so many times.
+_CHOICES: Final = 4
+_DRAWS: Final = 100
 # A call is held so that it can be made again; larger ones are made once. Bytes.
 REPEATED_BYTES: Final = 8 << 20
 
@@ -95,8 +100,13 @@ def bootstrap(files: Files, front: Front, rest: bool) -> Json:
         files.sockets,
         load_balancing_policy=_least_requests(),
         # Where none is well, any may be tried.
-        common_lb_config={"healthy_panic_threshold": {"value": 1.0}},
+        common_lb_config={
+            "healthy_panic_threshold": {"value": 1.0},
+            # What became of a worker holds at once; by default a second later.
+            "update_merge_window": "0s",
+        },
         health_checks=[_health()],
+        outlier_detection=_ejection(),
     )
     parent = parts.cluster("parent", [files.parent])
     return parts.bootstrap(files.admin, files.pressure, listener, [workers, parent])
@@ -105,11 +115,31 @@ def bootstrap(files: Files, front: Front, rest: bool) -> Json:
 def _least_requests() -> Json:
     policy = typed(
         "extensions.load_balancing_policies.least_request.v3.LeastRequest",
-        # All of them are looked at: they are few.
-        selection_method="FULL_SCAN",
+        # Drawn by chance: a worker that is gone has the fewest calls under way, and who always
+        # took the one with the fewest would take it again and again.
+        choice_count=_CHOICES,
     )
     name = "envoy.load_balancing_policies.least_request"
     return {"policies": [{"typed_extension_config": {"name": name, "typed_config": policy}}]}
+
+
+def _ejection() -> Json:
+    """A worker that cannot be connected to is left out at once, until it is well again."""
+    return {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 1,
+        "enforcing_consecutive_local_origin_failure": 100,
+        # What a worker answers is the caller's, whatever it is.
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_consecutive_gateway_failure": 0,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+        "max_ejection_percent": 100,
+        "interval": "0.1s",
+        "base_ejection_time": "0.2s",
+        "max_ejection_time": "1s",
+        "max_ejection_time_jitter": "0s",
+    }
 
 
 def _health() -> Json:
@@ -158,7 +188,7 @@ def _to_workers(match: Json, retry_on: str) -> Json:
                         ),
                     }
                 ],
-                "host_selection_retry_max_attempts": 5,
+                "host_selection_retry_max_attempts": _DRAWS,
             },
         },
     }

@@ -104,7 +104,9 @@ class Inside:
 
     async def leave(self) -> None:
         """See `gateway.serve.Outer`."""
-        await self._admin.leave(self._files.pressure)
+        # Envoy may have been told to end itself: what it has begun goes on until it does.
+        with suppress(NoAnswer):
+            await self._admin.leave(self._files.pressure)
 
     async def drained(self) -> None:
         """See `gateway.serve.Outer`."""
