@@ -37,8 +37,9 @@ async def run(settings: GatewaySettings, ending: asyncio.Event, group: Group) ->
         *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid())),
         *(sys.executable, "-m", "gateway.workers.child"),
         env={**os.environ, _TOLD: told},
-        # A Ctrl-C in the terminal is for the parent.
-        start_new_session=True,
+        # A Ctrl-C in the terminal is for the parent. No session of its own: see
+        # `modelyard.background`.
+        process_group=0,
     )
     over = asyncio.create_task(process.wait())
     told_to_end = asyncio.create_task(ending.wait())

@@ -203,7 +203,7 @@ async def _start(files: config.Files, told: Json) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid())),
         *command(files.bootstrap, threads),
-        start_new_session=True,
+        process_group=0,
     )
 
 
