@@ -1,9 +1,9 @@
 """What the race costs when nothing goes wrong (`python -m benchmarks.race_cost`).
 
-Paired, in one process: the stack over an endpoint that answers at once, with the race and with
-the endpoint called directly, round by round in turn. Beside it the gateway's own time for a call,
-which is the processor time of a gateway process over many calls. Results go to
-benchmarks/results/race-cost.{md,json}.
+Paired, in one process: the stack over an endpoint that answers in the loop's next turn, with the
+race and with the endpoint called directly, round by round in turn. Beside it the gateway's own
+time for a call, which is the processor time of a gateway and its front over many calls. Results go
+to benchmarks/results/race-cost.{md,json}.
 """
 
 import argparse
@@ -53,14 +53,22 @@ PLAIN = Route("m")
 WHOLE = Route("m", hedge=Hedge(0.02), fallback=(Fallback(Target(2)),))
 
 
-class Immediate:
-    """An endpoint that answers at once."""
+class Soon:
+    """An endpoint that answers in the next turn of the loop, as a lane does at its soonest."""
 
     lane = "memory"
 
     async def call(self, method: str, payload: bytes, metadata: object, timeout: float) -> bytes:
         """The payload."""
-        return payload
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
+
+        def tell() -> None:
+            if not answer.done():  # A loser is cancelled before.
+                answer.set_result(payload)
+
+        loop.call_soon(tell)
+        return await answer
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -98,7 +106,7 @@ async def paired(rounds: int, calls: int) -> dict[str, list[float]]:
     payload = models.request("m", (1, models.WIDTH))
 
     def build(kind: type[Racer], route: Route) -> Callable[[Call], Awaitable[Answer]]:
-        replicas = Replicas(lambda host: Immediate(), clock, random.Random(1))
+        replicas = Replicas(lambda host: Soon(), clock, random.Random(1))
         hosts = [Host(f"h{v.number}{i}", v, HostState.SERVING, "a") for v in (V1, V2) for i in "ab"]
         replicas.update(hosts)
         catalog = _catalog(route)

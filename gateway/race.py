@@ -183,16 +183,16 @@ class Racer:
         previous, run.started = run.started, run.started + 1
         # Who has another way does not wait for a host that may come.
         patient = attempt.leg == run.plan.attempts[-1].leg
-        work = self._attempter.make(run.call, attempt, run.size, run.tried, previous, patient)
         action = next_action(race, now) if run.plan.timed else None
         if run.pending or (action is not None and not _alone(action, race)):
-            task = asyncio.create_task(work)
+            task = asyncio.create_task(self._make(run, attempt, previous, patient))
             run.pending[task] = index
-            task.add_done_callback(run.wake)
             return action
         # Nothing else can happen before this ends: no task is needed.
         try:
-            payload = await work
+            payload = await self._attempter.make(
+                run.call, attempt, run.size, run.tried, previous, patient
+            )
         except ModelyardError as error:
             _failed(race, index, error, self._clock())
         else:
@@ -200,6 +200,15 @@ class Racer:
             run.answers[index] = (payload, attempt.target)
             race.phases[index] = Phase.SUCCEEDED
         return None
+
+    async def _make(self, run: _Run, attempt: Attempt, previous: int, patient: bool) -> bytes:
+        try:
+            return await self._attempter.make(
+                run.call, attempt, run.size, run.tried, previous, patient
+            )
+        finally:
+            # By itself, not by a callback of its task, which would cost a turn of the loop.
+            run.wake()
 
     def _refused(self, run: _Run, attempt: Attempt, now: float) -> Phase | None:
         """What becomes of an attempt that the guards do not let start; None for one they do."""
