@@ -1,8 +1,9 @@
 """Writes what the tap recorded to the event log, in the background.
 
-Small turns, so that a call that comes meanwhile waits for no more than a few records; a batch that
-Redis did not acknowledge is written again, with the same numbers, until it does. Meanwhile the
-tap's queue fills, and what does not fit is dropped and counted.
+Small turns, and while few records wait none during a call: one that comes meanwhile waits for no
+more than a few records. A batch that Redis did not acknowledge is written again, with the same
+numbers, until it does. Meanwhile the tap's queue fills, and what does not fit is dropped and
+counted.
 """
 
 import asyncio
@@ -30,6 +31,9 @@ LINGER = 0.1
 MOST, SIZE = 256, 8 << 20
 # Records that are made, and that are serialized into one entry, before calls have their turn again.
 _TURN, _ENTRY = 2, 16
+# While few records wait, a turn is put off until no recorded call is under way: so long at most,
+# and looked at so often; in seconds.
+_PATIENCE, _PAUSE = 0.005, 0.001
 _EXPIRE_EVERY = 300.0
 _BACKOFF = Backoff(first=0.05, factor=2.0, limit=2.0)
 
@@ -129,15 +133,23 @@ class Shipper:
                 continue
             by_model[recording.call.model].append(event)
             if index % _TURN == _TURN - 1:
-                await asyncio.sleep(0)
+                await self._after_calls()
         batches: list[Batch] = []
         for model, events in by_model.items():
             for start in range(0, len(events), _ENTRY):
+                await self._after_calls()
                 batches.append(self._writer.number(model, events[start : start + _ENTRY]))
-                await asyncio.sleep(0)
+        await self._after_calls()
         await self._write(batches)
         self._tap.counts.written += sum(len(batch.events) for batch in batches)
         await self._expire()
+
+    async def _after_calls(self) -> None:
+        """Lets calls have their turn: those of this moment or, while few records wait, all."""
+        await asyncio.sleep(0)
+        until = time.monotonic() + _PATIENCE
+        while self._tap.under_way and self._tap.waiting < MOST and time.monotonic() < until:
+            await asyncio.sleep(_PAUSE)
 
     async def _write(self, batches: Sequence[Batch]) -> None:
         failures = 0

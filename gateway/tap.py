@@ -69,6 +69,10 @@ class Tap:
     Args:
         catalog: Gives the catalogue as it is now.
         clock: Seconds, monotonic.
+
+    Attributes:
+        counts: What became of recordings.
+        under_way: Recordings that have begun and not ended.
     """
 
     def __init__(self, catalog: Callable[[], Catalog], clock: Callable[[], float]) -> None:
@@ -79,6 +83,7 @@ class Tap:
         self._bytes = 0
         self._filled = asyncio.Event()
         self.counts = Counts()
+        self.under_way = 0
 
     def begin(self, call: Call) -> Recording | None:
         """Begins to record a call, if its route wants that."""
@@ -93,12 +98,14 @@ class Tap:
         if not rate or (rate < 1.0 and share_of(call.request_id) >= rate):
             return None
         call.trail = []
+        self.under_way += 1
         return Recording(call, catalog, self._clock(), time.time())
 
     def end(
         self, recording: Recording, answer: Answer | None, error: BaseException | None = None
     ) -> None:
         """Hands a recording over to be written; drops it where too many wait."""
+        self.under_way -= 1
         recording.ended = self._clock()
         recording.answer = answer
         # Its traceback would keep every frame of the call alive while it waits.
