@@ -16,7 +16,7 @@ LOCK_FLAGS := -q --universal --python-version 3.11 --generate-hashes --no-emit-i
 	--no-emit-find-links --no-header --no-annotate --all-extras --group dev
 SOURCES := modelyard gateway services benchmarks tests tools
 
-.PHONY: help demo up test check generate format bench bench-embedded bench-tail bench-shadow bench-peers soak soak-races soak-lane floors lock clean
+.PHONY: help demo up test check generate format bench bench-embedded bench-tail bench-shadow bench-peers bench-workers soak soak-races soak-lane floors lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ bench-shadow: .venv/stamp ## How often verdicts are wrong, records a second, wha
 	@$(BIN)/python -m benchmarks.verdicts
 	@$(BIN)/python -m benchmarks.records
 	@$(BIN)/python -m benchmarks.shadow_cost $(ARGS)
+
+bench-workers: .venv/stamp ## Calls a second by the number of gateway processes behind one port (2 minutes)
+	@$(BIN)/python -m benchmarks.workers $(ARGS)
 
 soak: .venv/stamp ## Memory over calls, cancelled calls and replacements; ARGS='--grpcio 1.82.3 1.85.1'
 	@$(BIN)/python -m benchmarks.soak $(ARGS)

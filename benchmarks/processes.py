@@ -177,11 +177,6 @@ class LoadClient:
         self._process = process
         self.pid = process.pid
 
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._process.pid
-
     def measure(self, order: Order) -> Sample:
         """Has one order carried out; raises RuntimeError when the client ended."""
         assert self._process.stdin is not None

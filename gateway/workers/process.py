@@ -198,11 +198,10 @@ def _behind(settings: GatewaySettings, listen: str) -> GatewaySettings:
 async def _start(files: config.Files, told: Json) -> asyncio.subprocess.Process:
     files.bootstrap.write_text(json.dumps(told), encoding="utf-8")
     files.pressure.write_text("0", encoding="utf-8")
-    # A thread of Envoy carries more calls than two workers answer.
-    threads = (files.workers + 1) // 2
+    # A thread of Envoy for each worker carries a little more than a worker answers.
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid())),
-        *command(files.bootstrap, threads),
+        *command(files.bootstrap, files.workers),
         process_group=0,
     )
 

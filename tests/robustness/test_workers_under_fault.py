@@ -223,6 +223,37 @@ def test_sequences_live_in_one_worker(yard: Yard) -> None:
         client.label(MODEL, "live", 1)
 
 
+def test_a_sequence_is_never_computed_twice(yard: Yard) -> None:
+    eventually(lambda: all_serve(yard), 60.0)
+    client, folder = yard.client, yard.layout.data
+    onnx.save(graphs.loop(), folder / "steps.onnx")
+    client.register("steps", folder / "steps.onnx", wait=True)
+
+    def call(number: int, rounds: int, **parameters: Any) -> str:
+        parameters["sequence_id"] = number
+        inputs = {"rounds": np.int64(rounds), "x": np.ones(1, np.float32)}
+        try:
+            client.infer("steps", inputs, deadline=60.0, parameters=parameters)
+        except SequenceLost as error:
+            return error.message
+        return ""
+
+    numbers = range(1, 17)
+    assert {call(number, 1, sequence_start=True) for number in numbers} == {""}
+    with ThreadPoolExecutor(len(numbers)) as callers:
+        # Some 200 ms each on one thread, while the machine does nothing else.
+        under_way = [callers.submit(call, number, 200_000) for number in numbers]
+        eventually(lambda: sum(r.pending for r in client.status().replicas) == len(numbers))
+        os.kill(workers(yard)[0], signal.SIGKILL)
+        ended = [future.result() for future in under_way]
+    # Those that came in by the other one and live there, or not: the caller knows which.
+    assert "" in ended
+    assert any("was under way when its process ended" in message for message in ended)
+    assert any("lived in a process that is gone" in message for message in ended)
+    eventually(lambda: all_serve(yard), 60.0)
+    client.remove_label("steps", "live")
+
+
 def test_no_caller_reaches_what_is_between_the_processes(yard: Yard) -> None:
     with grpc.insecure_channel(yard.address) as channel:
         path = "/modelyard.gateway.v1.WorkerService/GetFigures"
