@@ -167,15 +167,10 @@ def yard(folder: Path, *flags: str) -> Iterator[Yard]:
 
 
 class LoadClient:
-    """The client process of `benchmarks.load`.
-
-    Attributes:
-        pid: Its identifier.
-    """
+    """The client process of `benchmarks.load`."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
-        self.pid = process.pid
 
     def measure(self, order: Order) -> Sample:
         """Has one order carried out; raises RuntimeError when the client ended."""
