@@ -11,6 +11,8 @@ from modelyard.errors import ModelyardError
 
 _log = structlog.get_logger(__name__)
 
+# Characters of what callers chose, such as a name, that a line holds.
+MOST_TEXT = 200
 # Lines a second of failed calls; those beyond are counted and told of with the next line.
 MOST_A_SECOND = 50
 
@@ -52,7 +54,7 @@ class AccessLog:
         elif not isinstance(error, asyncio.CancelledError):
             reason, why = "INTERNAL", type(error).__name__
         more = {"untold": untold} if untold else {}
-        _log.warning("failed", **_facts(call, seconds), reason=reason, why=why, **more)
+        _log.warning("failed", **_facts(call, seconds), reason=reason, why=why[:MOST_TEXT], **more)
 
     def _may_tell(self) -> bool:
         second = int(self._clock())
@@ -67,9 +69,9 @@ class AccessLog:
 
 def _facts(call: Call, seconds: float) -> dict[str, Any]:
     return {
-        "request_id": call.request_id,
-        "model": call.model,
-        "asked": call.selector,
+        "request_id": call.request_id[:MOST_TEXT],
+        "model": call.model[:MOST_TEXT],
+        "asked": call.selector[:MOST_TEXT],
         "version": call.target.number if call.target else None,
         "ms": round(seconds * 1e3, 3),
         "bytes": len(call.payload),

@@ -139,6 +139,8 @@ class Tally:
 
 # A model, and the version's number; 0 where no version answered.
 Key: TypeAlias = tuple[str, int]
+# The model of calls that name one which is not there.
+NOBODY: Final = ""
 
 
 class Meter:

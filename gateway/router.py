@@ -72,6 +72,10 @@ class Router:
             plan = self._plans[key] = self.compiled(catalog, route, call.selector, choice)
         return plan
 
+    def knows(self, model: str) -> bool:
+        """Whether there is such a model."""
+        return model in self._catalog().models
+
     def default_deadline(self, model: str) -> float:
         """The time that a call without a deadline is given, in seconds."""
         return self.deadline_of(self._catalog().routes.get(model))

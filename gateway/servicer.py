@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from gateway.explain import explain
 from gateway.figures import Figures, Looks, counted, observed_of, pending_of, status_of
 from gateway.guards import Guards
-from gateway.meter import Key, Meter, Tally, quantile
+from gateway.meter import NOBODY, Key, Meter, Tally, quantile
 from gateway.plan import Kind
 from gateway.replicas import Replicas
 from gateway.router import Router
@@ -249,8 +249,9 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
 
 def _traffic(key: Key, tally: Tally, pending: int) -> pb.Traffic:
     model, number = key
+    name = str(VersionName(model, number) if number else ModelName(model))
     return pb.Traffic(
-        version=str(VersionName(model, number) if number else ModelName(model)),
+        version="" if model == NOBODY else name,
         succeeded=tally.succeeded,
         failed=tally.failed,
         pending=pending,

@@ -11,7 +11,7 @@ from opentelemetry.trace import SpanKind
 
 from gateway.access_log import AccessLog
 from gateway.call import Answer, Call
-from gateway.meter import Meter
+from gateway.meter import NOBODY, Meter
 from gateway.plan import Plan
 from gateway.race import Racer
 from gateway.router import Router
@@ -55,7 +55,7 @@ def stack(
     # "no deadline" is never passed on as infinity.
     service = _deadline(service, router, clock)
     # Counts every call and tells of those that failed, whatever became of them below.
-    service = _account(service, meter, access, clock)
+    service = _account(service, router, meter, access, clock)
     # Outermost, so that the span covers all; left out, not idle, where nobody collects spans.
     return service if tracing is None else _trace(service, tracing)
 
@@ -73,13 +73,17 @@ def _trace(inner: Service, tracing: Tracing) -> Service:
     return trace
 
 
-def _account(inner: Service, meter: Meter, access: AccessLog, clock: Clock) -> Service:
+def _account(
+    inner: Service, router: Router, meter: Meter, access: AccessLog, clock: Clock
+) -> Service:
     async def account(call: Call) -> Answer:
         began = clock()
         try:
             answer = await inner(call)
         except BaseException as error:  # Cancelled calls did not succeed either.
-            meter.failed((call.model, call.target.number if call.target else 0))
+            # Callers may make names up without end: all of them are counted as one.
+            known = call.model if router.knows(call.model) else NOBODY
+            meter.failed((known, call.target.number if call.target else 0))
             access.failed(call, error, clock() - began)
             raise
         by, seconds = answer.served_by, clock() - began

@@ -56,7 +56,7 @@ def _table(look: gateway.WatchTrafficResponse) -> Table:
         started = sum(counted.started for counted in row.attempts)
         hedges = kinds.get("hedge")
         table.add_row(
-            row.version.removeprefix("models/").replace("/versions/", " "),
+            row.version.removeprefix("models/").replace("/versions/", " ") or "(unknown)",
             f"{(row.succeeded + row.failed) / seconds:.1f}",
             f"{row.failed / seconds:.1f}",
             str(row.pending),

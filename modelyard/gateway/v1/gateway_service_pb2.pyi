@@ -625,7 +625,9 @@ class Traffic(google.protobuf.message.Message):
     ATTEMPTS_FIELD_NUMBER: builtins.int
     BUDGET_EXHAUSTED_FIELD_NUMBER: builtins.int
     version: builtins.str
-    """`models/{model}/versions/{number}`; `models/{model}` for calls that no version answered."""
+    """`models/{model}/versions/{number}`; `models/{model}` for calls that no version answered; empty for
+    calls of models that are not there.
+    """
     succeeded: builtins.int
     """Calls that succeeded."""
     failed: builtins.int

@@ -8,7 +8,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from gateway import access_log
-from gateway.access_log import MOST_A_SECOND, AccessLog
+from gateway.access_log import MOST_A_SECOND, MOST_TEXT, AccessLog
 from gateway.call import Answer, Call
 from gateway.plan import Kind
 from modelyard.errors import HostGone, InvalidTensor
@@ -147,3 +147,10 @@ def test_answers_take_no_room_from_failures(clock: Clock, lines: list) -> None:
         log.answered(call(), Answer(b"!", V1, Kind.PRIMARY), 0.0)
     log.failed(call(), HostGone("gone"), 0.0)
     assert len(lines) == 2 * MOST_A_SECOND + 1
+
+
+def test_what_callers_chose_is_cut(clock: Clock, lines: list) -> None:
+    long = "m" * 300_000
+    failed = Call(long, long, b"", 1.0, long)
+    AccessLog("failures", clock).failed(failed, InvalidTensor(f"no {long}"), 0.1)
+    assert max(len(str(value)) for value in lines[0].values()) <= MOST_TEXT

@@ -11,7 +11,7 @@ import structlog.testing
 from gateway.access_log import AccessLog
 from gateway.call import Answer, Call
 from gateway.compiler import direct
-from gateway.meter import Meter
+from gateway.meter import NOBODY, Meter
 from gateway.plan import Kind, Plan
 from gateway.stack import Quota, stack
 from modelyard.catalog import Hedge
@@ -32,6 +32,9 @@ class OneVersion:
     def plan(self, call: Call) -> Plan:
         call.target = V1
         return self._plan
+
+    def knows(self, model: str) -> bool:
+        return model == V1.model
 
     def default_deadline(self, model: str) -> float:
         return 3.0
@@ -84,6 +87,12 @@ def test_a_call_that_comes_too_late_asks_nobody() -> None:
     assert isinstance(outcomes[0], DeadlineExceeded)
     assert endpoint.begun == 0
     assert meter.of(("m", 0)).failed == 1
+
+
+def test_models_that_are_not_there_are_counted_as_one() -> None:
+    made_up = [Call(f"nope-{n}", "", b"?", 0.0, "mine") for n in range(3)]
+    _, meter, _ = through(lambda: CallableEndpoint(answers(b"!")), made_up)
+    assert {key: tally.failed for key, tally in meter.copy().items()} == {(NOBODY, 0): 3}
 
 
 def test_quota_is_taken_once_a_call_whatever_its_race_does() -> None:
