@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 
 from gateway.call import Answer, Metadata
+from modelyard.errors import InvalidArgument
 from modelyard.metadata import ATTEMPT, REQUEST_ID, SERVED_BY, TARGET
 
 # Belongs to one hop, or is ours to say.
@@ -20,10 +21,16 @@ def make_request_id() -> str:
 
 
 def forwarded(received: Iterable[tuple[str, str | bytes]]) -> tuple[Metadata, str]:
-    """Splits a caller's metadata into what hosts should see, and the request's id."""
+    """Splits a caller's metadata into what hosts should see, and the request's id.
+
+    Raises:
+        InvalidArgument: A value is not printable ASCII, which some next hop would not take.
+    """
     request_id = ""
     passed: list[tuple[str, str | bytes]] = []
     for key, value in received:
+        if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+            raise InvalidArgument(f"metadata {key!r}: not printable ASCII", field=key)
         if key == REQUEST_ID:
             request_id = value if isinstance(value, str) else ""
         elif key not in _OURS and not key.startswith("grpc-"):

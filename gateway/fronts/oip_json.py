@@ -62,6 +62,14 @@ def request(model: str, version: str, body: bytes) -> bytes:
         raise InvalidArgument(f"the body is not JSON: {error}") from None
     if not isinstance(held, dict):
         raise InvalidArgument("the body is not a JSON object")
+    try:
+        return _message(model, version, held)
+    except UnicodeEncodeError:
+        # JSON may name half of a surrogate pair, which is no text.
+        raise InvalidArgument("the body has a text that is not Unicode") from None
+
+
+def _message(model: str, version: str, held: Json) -> bytes:
     message = pb.ModelInferRequest(model_name=model, model_version=version)
     message.id = _of(held, "id", str, "")
     _parameters(message.parameters, held)

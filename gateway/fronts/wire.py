@@ -30,6 +30,8 @@ _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 # Of HTTP, and of gRPC's own: no metadata. Reserved names that begin with `grpc-` go as well.
 _NOT_METADATA: Final = frozenset({b"host", b"content-type", b"te", b"content-length"})
+# Of a name. HTTP has more, which no other hop of gRPC would take.
+_NAME: Final = b"0123456789abcdefghijklmnopqrstuvwxyz_.-"
 # A message in a header keeps what is printable, but for the percent sign.
 _PRINTABLE: Final = "".join(chr(c) for c in range(0x20, 0x7F) if c != 0x25)
 
@@ -131,20 +133,24 @@ def metadata(headers: Iterable[Header]) -> Metadata:
     """What a caller sent along.
 
     Raises:
-        InvalidArgument: A binary value is not base64, or another is not printable ASCII.
+        InvalidArgument: A name is none of gRPC's, a binary value is not base64, or another is not
+            printable ASCII.
     """
     found: list[tuple[str, str | bytes]] = []
     for key, value in headers:
         if key in _NOT_METADATA or key.startswith((b"grpc-", b":")):
             continue
         name = key.decode("latin-1")
+        if key.translate(None, _NAME):
+            raise InvalidArgument(f"metadata {name!r}: no name of metadata", field=name)
         if key.endswith(b"-bin"):
             # Proxies may join the values of one key by commas; base64 has none.
             found += [(name, _unpadded(name, part)) for part in value.split(b",")]
-        elif value.isascii():
-            found.append((name, value.decode("ascii")))
-        else:
-            raise InvalidArgument(f"metadata {name!r}: not ASCII", field=name)
+            continue
+        text = value.decode("latin-1")
+        if not (text.isascii() and text.isprintable()):
+            raise InvalidArgument(f"metadata {name!r}: not printable ASCII", field=name)
+        found.append((name, text))
     return tuple(found)
 
 

@@ -156,6 +156,7 @@ def _health() -> Json:
 
 
 def _routes(rest: bool) -> Iterator[Json]:
+    yield parts.no_text()
     yield {"match": {"prefix": _HEALTH}, "route": {"cluster": "parent", "timeout": "0s"}}
     yield {"match": {"prefix": _INSIDE}, "direct_response": {"status": 404}}
     # First what is called most: they are tried one after the other.

@@ -54,15 +54,15 @@ class Resets:
         self._early: OrderedDict[bytes, None] = OrderedDict()
         self._rest = b""
 
-    def begin(self, stream: bytes) -> None:
-        """The current task answers a stream."""
+    def begin(self, stream: bytes) -> bool:
+        """The current task answers a stream; False where the caller has given it up."""
         task = asyncio.current_task()
         assert task is not None, "called by a task"
         if self._early and stream in self._early:
             del self._early[stream]
-            task.cancel()
-            return
+            return False
         self._tasks[stream] = task
+        return True
 
     def end(self, stream: bytes) -> None:
         """It no longer does."""
@@ -147,9 +147,20 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        path = scope["path"]
         headers = Headers(scope["headers"])
-        self._resets.begin(headers.stream)
+        if not self._resets.begin(headers.stream):
+            return
+        try:
+            await self._answer(scope, headers, receive, send)
+        except asyncio.CancelledError:
+            # The caller gave up, and nobody is left to be told. A task that ends as cancelled makes
+            # pyvoy panic.
+            return
+        finally:
+            self._resets.end(headers.stream)
+
+    async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        path = scope["path"]
         try:
             handler = self._handlers.get(path)
             if handler is None:
@@ -159,9 +170,6 @@ class Application:
                 await send({"type": "http.response.body", "body": b""})
             else:
                 await handler(headers, receive, send)
-        except asyncio.CancelledError:
-            # The caller gave up: nobody is left to be told, and pyvoy would log it as a failure.
-            return
         except OSError:
             # pyvoy's word for a caller that is gone.
             return
@@ -169,8 +177,6 @@ class Application:
             ours = as_ours(error, path, _text(headers))
             with suppress(OSError):
                 await _refuse(send, ours)
-        finally:
-            self._resets.end(headers.stream)
 
     async def _infer(self, headers: Headers, receive: Receive, send: Send) -> None:
         now = self._clock()
@@ -220,7 +226,7 @@ class Application:
                     # Returns once Envoy took it: a slow reader slows the stream.
                     body = wire.framed(answer)
                     more = {"type": "http.response.body", "body": body, "more_body": True}
-                    await asyncio.shield(send(more))
+                    await _taken(send(more))
         except TimeoutError:
             failure: ModelyardError | None = DeadlineExceeded("the stream's deadline passed")
         except ModelyardError as error:
@@ -234,6 +240,18 @@ class Application:
             await send(_START)
         await send({"type": "http.response.body", "body": b""})
         await send(_trailers(wire.status(0) if failure is None else _status(failure)))
+
+
+def _taken(sending: Awaitable[None]) -> Awaitable[None]:
+    """Waits for what pyvoy sets, even where nobody waits for it any more: with an error, too."""
+    sent = asyncio.ensure_future(sending)
+    sent.add_done_callback(_looked_at)
+    return asyncio.shield(sent)
+
+
+def _looked_at(sent: "asyncio.Future[None]") -> None:
+    if not sent.cancelled():
+        sent.exception()
 
 
 async def _one(messages: wire.Messages, receive: Receive) -> bytes:

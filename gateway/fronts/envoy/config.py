@@ -150,7 +150,8 @@ def _application(files: Files, application: str) -> Json:
     hot = [
         {"single_predicate": {"input": path, "value_match": {"exact": p}}} for p in (INFER, STREAM)
     ]
-    rest = {"single_predicate": {"input": path, "value_match": {"prefix": REST}}}
+    below = {"safe_regex": {"google_re2": {}, "regex": f"{REST}([/?][!-~]*)?"}}
+    rest = {"single_predicate": {"input": path, "value_match": below}}
     action = {
         "name": "application",
         "typed_config": typed(
@@ -193,4 +194,4 @@ def _routes() -> list[Json]:
         ],
         "request_headers_to_remove": [given],
     }
-    return [grpc, parts.nothing_here()]
+    return [parts.no_text(), grpc, parts.nothing_here()]

@@ -212,6 +212,17 @@ def manager(
     }
 
 
+def no_text() -> Json:
+    """Before every other route: a path that is not printable ASCII, which grpc.aio does not bear.
+
+    See `modelyard.server`.
+    """
+    text = {"safe_regex": {"regex": "/[!-~]*"}}
+    path = {"name": ":path", "string_match": text, "invert_match": True}
+    match = {"prefix": "/", "headers": [path]}
+    return {"match": match, "direct_response": {"status": 404}}
+
+
 def nothing_here() -> Json:
     """The last route."""
     return {

@@ -21,6 +21,7 @@ from gateway.stack import Service
 from modelyard.errors import Cancelled, MessageTooLarge, ModelyardError, NotFound, Unimplemented
 from modelyard.inference.v2 import open_inference_pb2 as pb
 from modelyard.inference.v2 import open_inference_pb2_grpc as pb_grpc
+from modelyard.interceptors import as_ours
 from modelyard.status import from_rpc_error
 
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
@@ -62,7 +63,7 @@ class Rest:
     async def answer(
         self, method: str, path: str, headers: list[wire.Header], receive: Receive, send: Send
     ) -> None:
-        """Answers one request; errors of ours become its status."""
+        """Answers one request; errors become its status."""
         told: wire.Metadata = ()
         try:
             status, body, told = await self._answer(method, path, headers, receive)
@@ -70,6 +71,11 @@ class Rest:
             status, body = oip_json.error(error)
         except grpc.RpcError as error:
             status, body = oip_json.error(from_rpc_error(error))
+        except OSError:
+            # pyvoy's word for a caller that is gone.
+            raise
+        except Exception as error:  # Whatever it is, the caller gets a status.
+            status, body = oip_json.error(as_ours(error, path, ()))
         sent = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),

@@ -213,6 +213,34 @@ async def test_a_reset_that_comes_before_its_call() -> None:
     assert (await asyncio.wait_for(task, 10)).events == []
 
 
+async def test_no_task_ends_as_cancelled() -> None:
+    # pyvoy panics where one does.
+    resets = Resets()
+    resets.feed(b"s1\n")
+    early = asyncio.create_task(run(answering(), Exchange(content_type=b"text/html"), resets))
+    await asyncio.wait((early,))
+    assert not early.cancelled()
+    assert (await early).events == []
+
+    class Slow(Exchange):
+        sending = asyncio.Event()
+
+        async def send(self, event: dict[str, Any]) -> None:
+            self.sending.set()
+            await asyncio.Event().wait()
+
+    async def defect(call: Call) -> Answer:
+        raise RuntimeError("of ours")
+
+    exchange = Slow(wire.framed(REQUEST), stream=b"s2")
+    late = asyncio.create_task(run(defect, exchange, resets))
+    await asyncio.wait_for(exchange.sending.wait(), 10)
+    resets.feed(b"s2\n")
+    await asyncio.wait((late,), timeout=10)
+    assert late.done()
+    assert not late.cancelled()
+
+
 async def test_early_resets_are_bounded() -> None:
     resets = Resets()
     resets.feed(b"s1\n" + b"".join(b"t%d\n" % n for n in range(5000)))

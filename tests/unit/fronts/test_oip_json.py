@@ -102,6 +102,12 @@ def test_a_wrong_tensor(wrong: dict[str, Any]) -> None:
         b'{"inputs": [], "parameters": {"a": 9223372036854775808}}',
         b'{"inputs": [], "outputs": [{"name": 1}]}',
         json.dumps({"inputs": [tensor(None)]}).encode(),
+        # Halves of surrogate pairs, which JSON can name.
+        json.dumps({"inputs": [], "id": "\ud800"}).encode(),
+        json.dumps({"inputs": [], "parameters": {"a": "\ud800"}}).encode(),
+        json.dumps({"inputs": [], "parameters": {"\ud800": 1}}).encode(),
+        json.dumps({"inputs": [], "outputs": [{"name": "\ud800"}]}).encode(),
+        json.dumps({"inputs": [tensor([1], "\ud800")]}).encode(),
         json.dumps({"inputs": [tensor([1, 2], parameters={"binary_data_size": 8})]}).encode(),
     ],
 )

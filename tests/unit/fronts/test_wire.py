@@ -134,7 +134,11 @@ def test_metadata_comes_without_what_is_http_or_grpc() -> None:
     )
 
 
-@pytest.mark.parametrize("header", [(b"a-bin", b"*"), (b"a-bin", b"A"), (b"a", b"\xff")])
+# What HTTP bears, and the next hop of gRPC would not.
+NOT_GRPC = [(b"a", b"1\t2"), (b"a", b"\x7f"), (b"a~b", b"1"), (b"A", b"1"), (b"a b", b"1")]
+
+
+@pytest.mark.parametrize("header", [(b"a-bin", b"*"), (b"a-bin", b"A"), (b"a", b"\xff"), *NOT_GRPC])
 def test_wrong_metadata(header: wire.Header) -> None:
     with pytest.raises(InvalidArgument):
         wire.metadata([header])
