@@ -125,12 +125,14 @@ class Yard:
         client: For the registry.
         up: The process of `up`.
         layout: Its folders.
+        metrics: Where Prometheus reads the gateway.
     """
 
     address: str
     client: Client
     up: psutil.Process
     layout: Layout
+    metrics: str
 
     def processes(self, *words: str) -> list[psutil.Process]:
         """The yard's processes whose command line holds all the words."""
@@ -154,16 +156,18 @@ class Yard:
 
 
 @contextmanager
-def yard(folder: Path, *flags: str) -> Iterator[Yard]:
-    """A whole yard on a data folder below `folder`, on free ports."""
+def yard(folder: Path, *flags: str, environment: Mapping[str, str] | None = None) -> Iterator[Yard]:
+    """A whole yard on a data folder below `folder`, on free ports; rooms get `environment`, too."""
     data = folder / "yard"
     data.mkdir()
     log = folder / "yard.log"
     up = (sys.executable, "-m", "modelyard", "up", "--data", data, "--grpc-port", "0")
-    with child(*up, "--metrics-port", "0", *flags, log=log) as process:
-        address = wait_line(process, r"^ready (\S+)", log)[1]
-        with Client(address) as client:
-            yield Yard(address, client, psutil.Process(process.pid), layout(data))
+    with child(*(*up, "--metrics-port", "0", *flags), log=log, environment=environment) as process:
+        ready = wait_line(process, r"^ready (\S+) \(metrics ([^,]+),", log)
+        with Client(ready[1]) as client:
+            yield Yard(
+                ready[1], client, psutil.Process(process.pid), layout(data), metrics=ready[2]
+            )
 
 
 class LoadClient:

@@ -3,12 +3,13 @@
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from modelyard.errors import Internal, ModelyardError
+from modelyard.errors import Internal, InvalidArgument, ModelyardError
 from modelyard.metadata import REQUEST_ID
 from modelyard.status import trailing_metadata
 
@@ -26,7 +27,9 @@ class Guarded(grpc.GenericRpcHandler):
     """The same handlers, whose errors become statuses, and whose calls make spans.
 
     An error of ours travels whole. Any other exception is INTERNAL with a fixed text and an
-    identifier to look up in the log: what a stranger's exception says is nobody's business.
+    identifier to look up in the log: what a stranger's exception says is nobody's business. Bytes
+    that are no message are the caller's fault, INVALID_ARGUMENT; grpc.aio would take them for a
+    fault of the server's, UNKNOWN, and write a traceback of each.
 
     grpc.aio runs a chain of interceptors anew for each call, which costs; a handler
     that is wrapped once costs a look-up.
@@ -78,10 +81,36 @@ async def _abort(context: Any, error: BaseException, method: str) -> NoReturn:
     raise AssertionError("abort raises")
 
 
+def _taking(handler: Any) -> Callable[[Any], Any] | None:
+    """Makes a handler's request, or stream of them, of bytes; None for one that takes bytes.
+
+    Of bytes that are no message it raises InvalidArgument.
+    """
+    deserialize = handler.request_deserializer
+    if deserialize is None:
+        return None
+    name = getattr(getattr(deserialize, "__self__", None), "__name__", "message")
+
+    def one(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            raise InvalidArgument(f"the request is no {name}") from None
+
+    async def each(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for data in requests:
+            yield one(data)
+
+    return each if handler.request_streaming else one
+
+
 def _wrap(handler: Any, method: str, tracing: "Tracing | None") -> Handler:
     """The same handler, whose errors become statuses; one that is not asynchronous, as it is."""
     inner = getattr(handler, _ARITIES[handler.request_streaming, handler.response_streaming][0])
     make = _ARITIES[handler.request_streaming, handler.response_streaming][1]
+    if not (inspect.isasyncgenfunction(inner) or inspect.iscoroutinefunction(inner)):
+        return handler
+    take = _taking(handler)
 
     async def in_span(request: Any, context: Any) -> Any:
         assert tracing is not None, "chosen below"
@@ -92,7 +121,7 @@ def _wrap(handler: Any, method: str, tracing: "Tracing | None") -> Handler:
 
     async def answer(request: Any, context: Any) -> Any:
         try:
-            return await work(request, context)
+            return await work(request if take is None else take(request), context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # Whatever it is, the caller gets a status.
@@ -100,20 +129,15 @@ def _wrap(handler: Any, method: str, tracing: "Tracing | None") -> Handler:
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            async for response in inner(request, context):
+            async for response in inner(request if take is None else take(request), context):
                 yield response
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # Whatever it is, the caller gets a status.
             await _abort(context, error, method)
 
-    if inspect.isasyncgenfunction(inner):
-        wrapped: Any = stream
-    elif inspect.iscoroutinefunction(inner):
-        wrapped = answer
-    else:
-        return handler
-    return make(wrapped, handler.request_deserializer, handler.response_serializer)
+    wrapped: Any = stream if inspect.isasyncgenfunction(inner) else answer
+    return make(wrapped, None, handler.response_serializer)
 
 
 # By request and response streaming: the handler's attribute, and how a handler is made.

@@ -4,6 +4,10 @@ Health, reflection and channelz at each; errors become statuses at one place; me
 are set on purpose. On SIGTERM or SIGINT it drains: health turns NOT_SERVING, clients have a
 moment to see it, calls under way end within the grace, and only then the process ends; who
 only watches health holds nothing up. A second signal ends it at once.
+
+A grpc.aio server that is asked for a method whose name is not UTF-8 stops listening, for good
+(grpcio 1.85: the loop that takes calls ends with UnicodeDecodeError). Nothing of what callers send
+can be looked at before; so it is watched, and another one takes its place.
 """
 
 import asyncio
@@ -15,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 from google.protobuf import descriptor_pool
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from modelyard.errors import FailedPrecondition
 from modelyard.health import OVERALL, Health
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CHANNELZ = "grpc.channelz.v1.Channelz"
+# How often a server is asked whether it broke down, and its address whether it is free again.
+_LOOK, _AGAIN = 0.1, 0.01
 
 
 class _Pools:
@@ -54,6 +60,19 @@ class _Pools:
             raise KeyError(arguments)
 
         return find
+
+
+class _Looks:
+    """What generated code is given to add what looks in: guarded, and without spans."""
+
+    def __init__(self, handlers: list[grpc.GenericRpcHandler]) -> None:
+        self._handlers = handlers
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        self._handlers += [Guarded(handler) for handler in handlers]
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """As `Server.add_registered_method_handlers`."""
 
 
 class Listening(Protocol):
@@ -92,7 +111,11 @@ class Server:
         self._settings = settings
         self._services = tuple(services)
         self._tracing = tracing
-        self.grpc = grpc.aio.server(options=_options(settings))
+        self._handlers: list[grpc.GenericRpcHandler] = []
+        self._grpc: grpc.aio.Server | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        # Those that broke down, and the calls that they still answer.
+        self._broken: set[asyncio.Task[None]] = set()
         self.health = Health()
 
     @property
@@ -102,22 +125,20 @@ class Server:
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Adds handlers; of two that know a method, the one that was added first answers."""
-        self.grpc.add_generic_rpc_handlers(
-            tuple(Guarded(handler, self._tracing) for handler in handlers)
-        )
+        self._handlers += [Guarded(handler, self._tracing) for handler in handlers]
 
     def add_registered_method_handlers(self, service: str, handlers: object) -> None:
         """Generated code adds the same handlers twice; the generic form is enough."""
 
     def _add_looks(self) -> None:
         """What lets others look in: health, channelz, reflection."""
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
-        channelz.add_channelz_servicer(self.grpc)
-        pools = (open_inference_pb2.DESCRIPTOR.pool, descriptor_pool.Default())
-        reflection.enable_server_reflection(
-            (*self._services, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME),
-            self.grpc,
-            pool=_Pools(pools),
+        looks: Any = _Looks(self._handlers)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, looks)
+        channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), looks)
+        names = (*self._services, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME)
+        pools = _Pools((open_inference_pb2.DESCRIPTOR.pool, descriptor_pool.Default()))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(names, pool=pools), looks
         )
 
     async def start(self) -> str:
@@ -130,19 +151,50 @@ class Server:
         # Last, because grpc asks handlers in the order of their adding, for every call.
         self._add_looks()
         listen, why = self._settings.listen, "is it taken?"
+        if self._credentials is not None:
+            # grpc says no more of a bad certificate than of an address that is taken.
+            why = "is it taken, or a TLS file not PEM?"
         try:
-            if self._credentials is None:
-                port = self.grpc.add_insecure_port(listen)
-            else:
-                # grpc says no more of a bad certificate than of an address that is taken.
-                why = "is it taken, or a TLS file not PEM?"
-                port = self.grpc.add_secure_port(listen, self._credentials)
+            self._grpc, address = self._listening(listen)
         except RuntimeError as error:
             raise FailedPrecondition(
                 f"listen {listen!r}: cannot be bound; {why}", field="listen"
             ) from error
-        await self.grpc.start()
-        return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+        await self._grpc.start()
+        self._keeper = asyncio.create_task(self._keep(self._grpc, address))
+        return address
+
+    def _listening(self, listen: str) -> tuple[grpc.aio.Server, str]:
+        """A server that was not started; raises RuntimeError where it cannot listen."""
+        server = grpc.aio.server(options=_options(self._settings))
+        server.add_generic_rpc_handlers(tuple(self._handlers))
+        if self._credentials is None:
+            port = server.add_insecure_port(listen)
+        else:
+            port = server.add_secure_port(listen, self._credentials)
+        known = listen.startswith("unix:")
+        return server, listen if known else f"{listen.rpartition(':')[0]}:{port}"
+
+    async def _keep(self, server: grpc.aio.Server, address: str) -> None:
+        """Puts another server in the place of one that broke down."""
+        while True:
+            try:
+                if await server.wait_for_termination(_LOOK):
+                    continue
+            except Exception as error:  # Whatever it was, nobody is served any more.
+                _log.error("the server broke down, and begins anew: %r", error)
+            # It listens no more; what it has begun may end.
+            ending = asyncio.create_task(server.stop(self._settings.drain_grace))
+            self._broken.add(ending)
+            ending.add_done_callback(self._broken.discard)
+            while True:
+                try:
+                    server, _ = self._listening(address)
+                    break
+                except RuntimeError:
+                    await asyncio.sleep(_AGAIN)
+            await server.start()
+            self._grpc = server
 
     async def serving(self, ready: bool = True) -> None:
         """Says by health whether calls are welcome."""
@@ -163,7 +215,13 @@ class Server:
         """Takes no call any more, lets those under way end within the grace, and closes."""
         # Not sooner: a client whose watch ends opens it again, as long as it can.
         self.health.close()
-        await self.grpc.stop(None if at_once else self._settings.drain_grace)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait((self._keeper,))
+        if self._grpc is not None:
+            await self._grpc.stop(None if at_once else self._settings.drain_grace)
+        if self._broken:
+            await asyncio.wait(self._broken)
 
 
 def _credentials(settings: Listening) -> grpc.ServerCredentials | None:

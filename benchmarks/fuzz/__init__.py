@@ -1,1 +1,1 @@
-"""Mutated frames against both ends of the local lane (`python -m benchmarks.fuzz`)."""
+"""What no honest peer sends, at the local lane (`python -m benchmarks.fuzz`) and the fronts."""

@@ -7,7 +7,6 @@ not sent to it, and resident memory must stay. Results go to benchmarks/results/
 
 import argparse
 import asyncio
-import gc
 import hashlib
 import json
 import logging
@@ -24,6 +23,7 @@ from benchmarks.compare import save
 from benchmarks.fuzz import gateway_side, host_side
 from benchmarks.fuzz.host_side import Found
 from benchmarks.fuzz.mutations import LARGEST
+from benchmarks.fuzz.scale import Scale
 from benchmarks.processes import child, wait_line
 from benchmarks.report import table
 from modelyard import frames
@@ -33,27 +33,6 @@ _TYPES = {
     for name, value in vars(frames).items()
     if isinstance(value, int) and name in "HELLO REQUEST ANSWER STATUS CANCEL PING PONG DRAIN CLOSE"
 }
-
-
-class Scale:
-    """Weighs a process at every tenth of the way.
-
-    Args:
-        process: Which.
-        found: How far it is.
-        whole: Of how many.
-    """
-
-    def __init__(self, process: psutil.Process, found: Found, whole: int) -> None:
-        self.mib: list[float] = []
-        self._process, self._found, self._whole = process, found, whole
-
-    def __call__(self) -> None:
-        """Weighs, where it is time."""
-        if self._found.mutated >= self._whole * len(self.mib) / 10:
-            gc.collect()
-            self.mib.append(round(self._process.memory_info().rss / 2**20, 1))
-            print(f"{self._found.mutated:,}: {self.mib[-1]} MiB", file=sys.stderr, flush=True)
 
 
 def _against_host(count: int, seed: int) -> tuple[Found, list[float]]:
@@ -74,7 +53,7 @@ def _against_host(count: int, seed: int) -> tuple[Found, list[float]]:
         ) as host:
             line = wait_line(host, r'^.*"stage": ?"serving".*$', log)[0]
             assert json.loads(line)["frames_address"] == address
-            scale = Scale(psutil.Process(host.pid), found, count)
+            scale = Scale([psutil.Process(host.pid)], found, count)
             asyncio.run(host_side.attack(address, count, seed, found, scale))
             if host.poll() is not None:
                 found.faults.append(f"the host ended with {host.returncode}")
@@ -85,7 +64,7 @@ def _against_host(count: int, seed: int) -> tuple[Found, list[float]]:
 def _against_gateway(count: int, seed: int) -> tuple[Found, list[float]]:
     """Mutated frames at a gateway's connections; the weights are of this process, hosts and all."""
     found = Found()
-    scale = Scale(psutil.Process(), found, count)
+    scale = Scale([psutil.Process()], found, count)
     asyncio.run(gateway_side.attack(count, seed, found, scale))
     return found, scale.mib
 

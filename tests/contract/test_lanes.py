@@ -15,6 +15,7 @@ from gateway.call import Endpoint
 from modelyard.errors import (
     DeadlineExceeded,
     HostGone,
+    InvalidArgument,
     InvalidTensor,
     MessageTooLarge,
     ModelNotFound,
@@ -212,6 +213,7 @@ WRONG: list[tuple[str, Callable[[Endpoint], Awaitable[Any]], type[ModelyardError
         lambda ask: ask.call("ModelInfer", request("q", {"x": A}).SerializeToString(), (), 20.0),
         ModelNotFound,
     ),
+    ("bytes", lambda ask: ask.call("ModelInfer", b"\xff\xff\xff", MINE, 20.0), InvalidArgument),
     ("method", lambda ask: ask.call("RepositoryModelLoad", b"", MINE, 20.0), Unimplemented),
     ("unknown method", lambda ask: ask.call("Nothing", b"", MINE, 20.0), Unimplemented),
 ]
@@ -227,7 +229,7 @@ async def test_an_error_travels_whole(
     assert (await infer(ask, {"x": A})).model_name == "m"
 
 
-@pytest.mark.parametrize("call", [w[1] for w in WRONG[:6]], ids=[w[0] for w in WRONG[:6]])
+@pytest.mark.parametrize("call", [w[1] for w in WRONG[:7]], ids=[w[0] for w in WRONG[:7]])
 async def test_both_lanes_say_the_same(
     host: Host, call: Callable[[Endpoint], Awaitable[Any]]
 ) -> None:
@@ -238,12 +240,6 @@ async def test_both_lanes_say_the_same(
             told.append((type(error), error.message, error.metadata, error.retry_after))
     assert told[0] == told[1]
     assert told[0][1]
-
-
-async def test_a_request_that_is_none_is_refused(ask: Endpoint) -> None:
-    error = await failure(ask.call("ModelInfer", b"\xff\xff\xff", MINE, 20.0))
-    assert not isinstance(error, HostGone)
-    assert (await infer(ask, {"x": A})).model_name == "m"
 
 
 async def test_a_message_that_is_too_large_costs_that_call_alone(ask: Endpoint) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shutil
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from benchmarks.fuzz import http2
+from benchmarks.fuzz.requests import headers
 from modelyard.errors import FailedPrecondition, MessageTooLarge
 from modelyard.health import Health
 from modelyard.server import Server
@@ -390,3 +393,78 @@ async def test_a_message_over_the_limit_is_too_large(method: str, request_: byte
         assert str(LIMIT) in error.message.replace(str(LIMIT + 1), "")
         # The connection is as good as before.
         assert await _call(channel, "Echo", b"hello") == b"hello"
+
+
+# Bytes that are no message
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.channelz.v1.Channelz/GetServers",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_bytes_that_are_no_message_are_their_senders_fault(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve() as (_, _, address), grpc.aio.insecure_channel(address) as channel:
+        call = channel.stream_stream(path)(iter([b"\xff\xff\xff"]), timeout=PATIENCE)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            _ = [answer async for answer in call]
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "the request is no " in str(caught.value.details())
+        assert await _call(channel, "Echo", b"hello") == b"hello"
+    # Whoever sends them fills no log.
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+# What brings grpc.aio down
+
+
+BAD = b"/test/\xe5cho"
+
+
+def _ask_for(address: str, path: bytes) -> None:
+    """Sends the head of a call, as no client of gRPC would."""
+    if address.startswith("unix:"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(address.removeprefix("unix:"))
+    else:
+        host, _, port = address.rpartition(":")
+        connection = socket.create_connection((host, int(port)), PATIENCE)
+    sent = ((b":path", path) if name == b":path" else (name, value) for name, value in headers())
+    with connection:
+        held = http2.head(1, http2.block(sent))
+        connection.sendall(http2.PREFACE + http2.settings() + b"".join(held))
+        connection.settimeout(PATIENCE)
+        reader, going = http2.Reader(), False
+        while not going:
+            received = connection.recv(1 << 16)
+            assert received, "closed without a word"
+            going = any(frame.kind == http2.GOAWAY for frame in reader.feed(received))
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "unix"])
+async def test_a_method_whose_name_is_no_text_harms_nobody_for_long(
+    listen: str, tmp_path: Path
+) -> None:
+    where = f"unix:{tmp_path}/s" if listen == "unix" else listen
+    async with serve(listen=where) as (server, servant, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            under_way = asyncio.create_task(_call(channel, "Work", b"slow"))
+            await servant.began.wait()
+            for _ in range(3):
+                await asyncio.to_thread(_ask_for, address, BAD)
+                async with grpc.aio.insecure_channel(address) as another:
+                    await another.channel_ready()
+                    assert await _call(another, "Echo", b"hello") == b"hello"
+            servant.end.set()
+            assert await under_way == b"slow"
+        # Those that broke down take nothing along when they are gone.
+        while server._broken:
+            await asyncio.sleep(0.02)
+        async with grpc.aio.insecure_channel(address) as another:
+            assert await _call(another, "Echo", b"hello") == b"hello"

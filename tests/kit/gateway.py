@@ -59,6 +59,11 @@ class Gateway:
         (child,) = psutil.Process(self.process.pid).children()
         return child
 
+    def processes(self) -> list[psutil.Process]:
+        """It, and the Envoy that it started."""
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children()]
+
     def terminate(self) -> None:
         """SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
