@@ -27,7 +27,7 @@ from tests.kit import graphs
 from tests.kit.certificates import Authority
 from tests.kit.gateway import GATEWAYS, Gateway, flags_of, only_envoy, running_gateway
 from tests.kit.http2 import INFER, Connection
-from tests.kit.yard import Yard, eventually, running_yard
+from tests.kit.yard import LANES, Yard, eventually, running_yard
 
 PATIENCE = 30.0
 LIMIT = 8 << 20
@@ -420,6 +420,7 @@ def test_rest_tells_of_server_and_models(rest: Gateway) -> None:
         ("GET", "/v2/models/nope", None, 404),
         ("POST", "/v2/models/id/infer", "{", 400),
         ("POST", "/v2/models/id/infer", {"inputs": [{"name": "x"}]}, 400),
+        ("POST", "/v2/models/id/infer", '{"inputs": [], "id": "\\ud800"}', 400),
         ("GET", "/v2/models/id/infer", None, 501),
         ("GET", "/v2/nothing", None, 404),
         ("POST", "/v2/models/id/infer", "[" * (LIMIT + 1), 413),
@@ -467,18 +468,21 @@ ZOMBIES = pytest.mark.xfail(reason="grpc.aio cancels calls that wait for it when
 
 
 @pytest.mark.parametrize(
-    "front",
+    ("front", "lane"),
     [
-        pytest.param("grpcio", marks=ZOMBIES),
+        *(pytest.param("grpcio", lane, marks=ZOMBIES) for lane in LANES),
+        *(pytest.param("envoy", lane, marks=only_envoy) for lane in LANES),
         # The port drains before its workers do.
-        *(pytest.param(front, marks=only_envoy) for front in ("envoy", "grpcio-2", "envoy-2")),
+        *(pytest.param(front, "frames", marks=only_envoy) for front in ("grpcio-2", "envoy-2")),
     ],
 )
-async def test_a_drain_under_load_fails_no_call(yard: Yard, front: str, tmp_path: Path) -> None:
-    registry = yard.layout.registry_socket
+async def test_a_drain_under_load_fails_no_call(
+    yard: Yard, front: str, lane: str, tmp_path: Path
+) -> None:
+    registry, flags = yard.layout.registry_socket, (*flags_of(front), "--lane", LANES[lane])
     with (
-        running_gateway(registry, tmp_path / "a.log", *flags_of(front)) as a,
-        running_gateway(registry, tmp_path / "b.log", *flags_of(front)) as b,
+        running_gateway(registry, tmp_path / "a.log", *flags) as a,
+        running_gateway(registry, tmp_path / "b.log", *flags) as b,
     ):
         over, failures, served = False, [], 0
         addresses = ",".join(g.address for g in (a, b))

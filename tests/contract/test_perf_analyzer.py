@@ -1,4 +1,4 @@
-"""NVIDIA's perf_analyzer, unmodified, against a whole yard: every call is answered and counted."""
+"""NVIDIA's perf_analyzer, unmodified, against both fronts: every call is answered and counted."""
 
 import os
 import re
@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from onnx import save
 
+from modelyard.client import Client
+from tests.kit.gateway import FRONTS, Gateway, running_gateway
 from tests.kit.graphs import scale
-from tests.kit.yard import Yard, running_yard
+from tests.kit.yard import Yard, eventually, running_yard
 
 PROGRAM = Path(__file__).resolve().parents[2] / ".tools" / "perf_analyzer" / "perf_analyzer"
 MODEL = "scale"
@@ -29,8 +31,22 @@ pytestmark = pytest.mark.skipif(
 def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
     folder = tmp_path_factory.mktemp("perf-analyzer")
     save(scale(), str(folder / "scale.onnx"))
-    with running_yard(folder / "data") as running:
+    with running_yard(folder / "data", "--front", "grpcio") as running:
         running.client.register(MODEL, folder / "scale.onnx", label="live", wait=True)
+        yield running
+
+
+@pytest.fixture(scope="module", params=FRONTS)
+def gateway(
+    yard: Yard, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    log = tmp_path_factory.mktemp(request.param) / "gateway.log"
+    flags = ("--front", request.param)
+    with (
+        running_gateway(yard.layout.registry_socket, log, *flags) as running,
+        Client(running.address) as client,
+    ):
+        eventually(lambda: client.ready(MODEL))
         yield running
 
 
@@ -43,10 +59,10 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
         ("request rate", ("--async", "--request-rate-range", "200")),
     ],
 )
-def test_perf_analyzer_runs_unmodified(yard: Yard, mode: str, flags: tuple[str, ...]) -> None:
+def test_perf_analyzer_runs_unmodified(gateway: Gateway, mode: str, flags: tuple[str, ...]) -> None:
     done = subprocess.run(
         [
-            *(str(PROGRAM), "-m", MODEL, "-i", "grpc", "-u", yard.address, "-b", "1"),
+            *(str(PROGRAM), "-m", MODEL, "-i", "grpc", "-u", gateway.address, "-b", "1"),
             *("--shape", "x:1,4", "--request-count", str(CALLS), *flags),
         ],
         capture_output=True,
