@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from modelyard.client import AsyncClient, Client
+from modelyard.client import AsyncClient, Client, Tls
 from modelyard.errors import (
     DeadlineExceeded,
     HostGone,
@@ -36,6 +36,8 @@ from modelyard.errors import (
     VersionNotFound,
 )
 from tests.kit import graphs
+from tests.kit.certificates import Authority
+from tests.kit.collector import INFER, PARENT, TRACE, collecting, traced_call
 from tests.kit.scale import scale
 from tests.kit.serving import Serving, serving
 from tests.kit.yard import cli, eventually
@@ -330,6 +332,112 @@ def test_a_drain_ends_what_has_begun(tmp_path: Path, number: int) -> None:
         assert str(answer.served_by) == "models/slow/versions/1"
         with served.client() as client, pytest.raises(HostGone):
             client.infer("slow", ONE_SECOND, deadline=5)
+
+
+def test_tls_and_mutual_tls(tmp_path: Path) -> None:
+    ours, strange = Authority(tmp_path / "ours"), Authority(tmp_path / "strange")
+    cert, key = ours.sign()
+    flags = ("--tls-cert", cert, "--tls-key", key)
+    model = f"m={scale(tmp_path, 2.0)}"
+
+    def answered(served: Serving, tls: Tls | None) -> bool:
+        with Client(served.address, tls=tls) as client:
+            try:
+                return bool((client.infer("m", {"X": X}, deadline=30)["Y"] == 2 * X).all())
+            except HostGone:
+                return False
+
+    with serving(tmp_path, model, *flags) as served:
+        assert answered(served, Tls(ours.cert))
+        assert not answered(served, Tls(strange.cert))
+        assert not answered(served, None)
+        nvidia = triton.InferenceServerClient(
+            served.address, ssl=True, root_certificates=str(ours.cert)
+        )
+        np.testing.assert_array_equal(nvidia.infer("m", inputs()).as_numpy("Y"), 2 * X)
+        nvidia.close()
+    with serving(tmp_path, model, *flags, "--tls-client-ca", ours.cert) as served:
+        assert answered(served, Tls(ours.cert, *ours.sign()))
+        assert not answered(served, Tls(ours.cert, *strange.sign()))
+        assert not answered(served, Tls(ours.cert))
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "text"),
+    [
+        (("--tls-cert", "absent.pem"), 2, "tls_cert and tls_key belong together"),
+        (("--tls-cert", "absent.pem", "--tls-key", "absent.key"), 1, "absent.key' cannot be read"),
+        (("--tls-client-ca", "absent.pem"), 2, "needs tls_cert and tls_key"),
+    ],
+)
+def test_tls_that_is_half_given(
+    tmp_path: Path, flags: tuple[str, ...], code: int, text: str
+) -> None:
+    path = str(scale(tmp_path, 2.0))
+    ended = cli("serve", f"m={path}", "--grpc-port", "0", "--metrics-port", "0", *flags)
+    assert ended.returncode == code, ended.stderr
+    assert text in ended.stderr
+
+
+def test_spans_go_to_a_collector(tmp_path: Path) -> None:
+    with (
+        collecting() as (spans, endpoint),
+        serving(tmp_path, f"m={scale(tmp_path, 2.0)}", "--otlp-endpoint", endpoint) as served,
+    ):
+        traced_call(served.address, "m")
+        with pytest.raises(grpc.RpcError):
+            traced_call(served.address, "nope")
+        served.terminate()
+        assert served.process.wait(60) == 0, served.stderr.read_text()
+        # What was made last goes out before the end: nobody needs to wait.
+        made = spans.of("serve", TRACE)
+        calls = [span for span in made if span.parent_span_id.hex() == PARENT]
+        assert {span.name for span in calls} == {INFER}
+        (failed,) = (span for span in calls if span.status.code == 2)
+        assert "not found" in failed.status.message
+        (answered,) = (span for span in calls if span.status.code != 2)
+        told = {a.key: a.value.string_value for a in answered.attributes}
+        assert told["modelyard.served_by"] == "models/m/versions/1"
+        (attempt,) = (span for span in made if span.parent_span_id == answered.span_id)
+        assert attempt.name == "attempt primary"
+
+
+def test_a_model_that_keeps_its_tensors_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    path = scale(folder, 3.0, external=True)
+    assert list(folder.glob("*.data"))
+    with (
+        serving(tmp_path, f"file={path}", f"folder={folder}") as served,
+        served.client() as client,
+    ):
+        for model in ("file", "folder"):
+            np.testing.assert_array_equal(client.infer(model, {"X": X})["Y"], 3 * X)
+
+
+@pytest.mark.parametrize("kind", ["missing", "cut off", "outside its folder"])
+def test_tensors_beside_it_that_are_none(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = scale(folder, 3.0, external=True)
+    (data,) = folder.glob("*.data")
+    if kind == "missing":
+        data.unlink()
+    elif kind == "cut off":
+        data.write_bytes(data.read_bytes()[:3])
+    else:
+        data.rename(tmp_path / data.name)
+        model = onnx.load(path, load_external_data=False)
+        for entry in model.graph.initializer[0].external_data:
+            if entry.key == "location":
+                entry.value = f"../{data.name}"
+        path.write_bytes(model.SerializeToString())
+    ended = cli("serve", f"m={path}", "--grpc-port", "0", "--metrics-port", "0")
+    assert ended.returncode == 1, ended.stderr
+    # Before it, onnxruntime may have words of its own.
+    line = ended.stderr.splitlines()[-1]
+    assert line.startswith(f"error: INVALID_ARTIFACT: {path}: onnxruntime cannot load the model")
+    assert ended.stdout == ""
 
 
 def test_a_socket(tmp_path: Path) -> None:

@@ -1,54 +1,20 @@
 """One trace over every hop: the caller's, the gateway's, the host's; and the registry's."""
 
 from collections.abc import Iterator
-from concurrent import futures
 from pathlib import Path
-from typing import Any
 
 import grpc
-import numpy as np
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as pb_grpc
 
-from modelyard.inference.v2 import open_inference_pb2 as oip
+from tests.kit.collector import INFER, PARENT, TRACE, Collector, collecting, traced_call
 from tests.kit.scale import scale
 from tests.kit.yard import LANES, Yard, eventually, running_yard
-
-TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-INFER = "inference.GRPCInferenceService/ModelInfer"
-
-
-class Collector(pb_grpc.TraceServiceServicer):
-    """Keeps every span, with the room that made it."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[str, Any]] = []
-
-    def Export(self, request: Any, context: Any) -> Any:
-        for resource in request.resource_spans:
-            names = {a.key: a.value.string_value for a in resource.resource.attributes}
-            for scope in resource.scope_spans:
-                self.spans += [(names["service.name"], span) for span in scope.spans]
-        return pb.ExportTraceServiceResponse()
-
-    def of(self, room: str, trace: str | None = None) -> list[Any]:
-        return [
-            span
-            for made_by, span in list(self.spans)
-            if made_by == f"modelyard-{room}" and trace in (None, span.trace_id.hex())
-        ]
 
 
 @pytest.fixture(scope="module")
 def collector() -> Iterator[tuple[Collector, str]]:
-    kept = Collector()
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    pb_grpc.add_TraceServiceServicer_to_server(kept, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield kept, f"http://127.0.0.1:{port}"
-    server.stop(None).wait()
+    with collecting() as made:
+        yield made
 
 
 @pytest.fixture(scope="module", params=LANES)
@@ -64,22 +30,9 @@ def yard(
         yield yard
 
 
-def call(yard: Yard, model: str) -> None:
-    request = oip.ModelInferRequest(model_name=model)
-    request.inputs.add(name="X", datatype="FP32", shape=[1, 2])
-    request.raw_input_contents.append(np.ones((1, 2), np.float32).tobytes())
-    with grpc.insecure_channel(yard.address) as channel:
-        infer = channel.unary_unary(f"/{INFER}")
-        infer(
-            request.SerializeToString(),
-            metadata=(("traceparent", f"00-{TRACE}-{PARENT}-01"),),
-            timeout=30,
-        )
-
-
 def test_one_trace_over_every_hop(yard: Yard, collector: tuple[Collector, str]) -> None:
     spans, _ = collector
-    call(yard, "scale")
+    traced_call(yard.address, "scale")
     host = eventually(lambda: spans.of("host", TRACE))[0]
     at_gateway = eventually(
         lambda: [s for s in spans.of("gateway", TRACE) if s.parent_span_id.hex() == PARENT]
@@ -98,7 +51,7 @@ def test_one_trace_over_every_hop(yard: Yard, collector: tuple[Collector, str]) 
 def test_a_failed_call_says_so_in_its_span(yard: Yard, collector: tuple[Collector, str]) -> None:
     spans, _ = collector
     with pytest.raises(grpc.RpcError):
-        call(yard, "unknown")
+        traced_call(yard.address, "unknown")
     failed = eventually(lambda: [s for s in spans.of("gateway") if s.status.code == 2])[0]
     assert "not found" in failed.status.message
 
