@@ -16,7 +16,7 @@ LOCK_FLAGS := -q --universal --python-version 3.11 --generate-hashes --no-emit-i
 	--no-emit-find-links --no-header --no-annotate --all-extras --group dev
 SOURCES := modelyard gateway services benchmarks tests tools
 
-.PHONY: help demo up test check generate format bench bench-embedded bench-tail bench-shadow bench-peers bench-workers soak soak-races soak-lane floors lock clean
+.PHONY: help demo up test check generate format bench bench-embedded bench-tail bench-shadow bench-peers bench-workers soak soak-races soak-cancels soak-lane soak-front floors lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,12 @@ soak-races: .venv/stamp ## Memory over a million races with cancelled losers (20
 
 soak-lane: .venv/stamp ## A million mutated frames at both ends of the local lane (15 minutes)
 	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
+
+soak-cancels: .venv/stamp ## Memory over a million calls that their callers give up, in Envoy over frames (20 minutes)
+	@$(BIN)/python -m benchmarks.soak_cancels $(ARGS)
+
+soak-front: .venv/stamp ## A million malformed calls at both fronts; ARGS='--cases 200000'
+	@$(BIN)/python -m benchmarks.fuzz.fronts $(ARGS)
 
 # tritonclient needs a newer grpcio and protobuf than we do: it stays out, and so do its tests.
 floors: .venv/stamp ## Unit and contract tests on the oldest versions that pyproject allows

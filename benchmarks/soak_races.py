@@ -38,9 +38,9 @@ def metric(address: str, name: str, **labels: str) -> float:
     )
 
 
-def rss(process: psutil.Process) -> float:
-    """In MiB."""
-    return round(process.memory_info().rss / 2**20, 1)
+def rss(*processes: psutil.Process) -> float:
+    """Of all of them together, in MiB."""
+    return round(sum(process.memory_info().rss for process in processes) / 2**20, 1)
 
 
 async def load(held: Stage, races: int) -> Counter[str]:
@@ -68,10 +68,11 @@ def main() -> None:
     parser.add_argument("--races", type=int, default=1_000_000)
     parser.add_argument("--look-every", type=int, default=100_000)
     parser.add_argument("--lane", choices=("auto", "grpc", "frames"), default="auto")
+    parser.add_argument("--front", choices=("auto", "envoy", "grpcio"), default="auto")
     arguments = parser.parse_args()
     facts = machine.describe()
     rows: list[dict[str, float]] = []
-    with stage(lane=arguments.lane) as held:
+    with stage(lane=arguments.lane, front=arguments.front) as held:
         held.temper([Temper(BASE)] * 3)
         held.route(yaml_of(hedge={"max_extra_load": 1.0, "delay": "1ms"}))
         gateway, hosts = held.gateway, held.host_processes
@@ -82,8 +83,8 @@ def main() -> None:
             rows.append(
                 {
                     "races": done,
-                    "gateway": rss(gateway),
-                    "hosts": round(sum(rss(host) for host in hosts), 1),
+                    "gateway": rss(gateway, *gateway.children()),
+                    "hosts": rss(*hosts),
                     "cancelled": metric(
                         held.metrics, "modelyard_attempts_total", event="cancelled"
                     ),
@@ -114,8 +115,8 @@ def main() -> None:
     ]
     text = (
         f"# A soak of races\n\n{report.machine(facts)}\n{arguments.races:,} races on `{MODEL}`,"
-        f" lane {arguments.lane}, {IN_FLIGHT} in flight, in {seconds:,.0f} s;"
-        f" {failed.total()} calls failed. Left at the end: "
+        f" front {arguments.front}, lane {arguments.lane}, {IN_FLIGHT} in flight, in"
+        f" {seconds:,.0f} s; {failed.total()} calls failed. Left at the end: "
         + ", ".join(f"{count:.0f} {what}" for what, count in left.items())
         + f". Told to end, the gateway did so in {ended:.1f} s.\n\n"
         + "".join(f"- {count:,} of {what}\n" for what, count in failed.most_common(5))

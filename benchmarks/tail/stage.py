@@ -48,7 +48,7 @@ class Stage:
         client: For routes and traffic.
         request: A serialized call.
         metrics: Where Prometheus reads the gateway.
-        gateway: Its process.
+        gateway: Its process; with the front inside Envoy, the one that started Envoy.
         host_processes: Those of the hosts.
         host_metrics: Where Prometheus reads the hosts.
     """
