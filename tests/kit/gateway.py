@@ -60,9 +60,9 @@ class Gateway:
         return child
 
     def processes(self) -> list[psutil.Process]:
-        """It, and the Envoy that it started."""
+        """It, and what it started: Envoy, workers."""
         own = psutil.Process(self.process.pid)
-        return [own, *own.children()]
+        return [own, *own.children(recursive=True)]
 
     def terminate(self) -> None:
         """SIGTERM."""

@@ -12,7 +12,7 @@ import pytest
 from modelyard.cli.route_yaml import parse
 from modelyard.client import Client
 from modelyard.registry.v1 import host_pb2
-from tests.kit.gateway import WAYS, Gateway, running_gateway
+from tests.kit.gateway import WAYS, Gateway, flags_of, running_gateway
 from tests.kit.scale import scale
 from tests.kit.traffic import Traffic
 from tests.kit.yard import LANES, Yard, eventually, running_yard
@@ -49,7 +49,7 @@ def gateway(
 ) -> Iterator[Gateway]:
     front, lane = request.param
     log = tmp_path_factory.mktemp(f"{front}-{lane}") / "gateway.log"
-    flags = ("--front", front, "--lane", LANES[lane])
+    flags = (*flags_of(front), "--lane", LANES[lane])
     with (
         running_gateway(yard.layout.registry_socket, log, *flags) as gateway,
         Client(gateway.address) as client,

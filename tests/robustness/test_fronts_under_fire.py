@@ -9,7 +9,7 @@ from benchmarks.fuzz import front_side, requests
 from benchmarks.fuzz.front_side import Found
 from modelyard.client import Client
 from tests.kit import graphs
-from tests.kit.gateway import WAYS, Gateway, running_gateway
+from tests.kit.gateway import WAYS, Gateway, flags_of, running_gateway
 from tests.kit.yard import LANES, Yard, eventually, running_yard
 
 CASES = 1500
@@ -30,7 +30,7 @@ def gateway(
 ) -> Iterator[Gateway]:
     front, lane = request.param
     log = tmp_path_factory.mktemp(f"{front}-{lane}") / "gateway.log"
-    flags = ("--front", front, "--lane", LANES[lane])
+    flags = (*flags_of(front), "--lane", LANES[lane])
     limit = ("--max-message-bytes", str(requests.LARGEST))
     with running_gateway(yard.layout.registry_socket, log, *flags, *limit) as gateway:
         gateway.front = front
