@@ -27,6 +27,8 @@ def retried_on(held: parts.Json, path: str) -> str:
     """What lets a call be made again; empty where the call reaches no worker."""
     for route in routes(held):
         match = route["match"]
+        if "headers" in match:  # of paths that are no text
+            continue
         if path == match.get("path") or path.startswith(match.get("prefix", "\0")):
             return str(route.get("route", {}).get("retry_policy", {}).get("retry_on", ""))
     raise LookupError(path)
