@@ -171,10 +171,15 @@ def yard(folder: Path, *flags: str, environment: Mapping[str, str] | None = None
 
 
 class LoadClient:
-    """The client process of `benchmarks.load`."""
+    """The client process of `benchmarks.load`.
+
+    Attributes:
+        pid: Its identifier.
+    """
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
+        self.pid = process.pid
 
     def measure(self, order: Order) -> Sample:
         """Has one order carried out; raises RuntimeError when the client ended."""
