@@ -1,10 +1,11 @@
-"""Keeps one worker: starts it, starts it again when it ends, and knows whether it serves."""
+"""Keeps one worker: starts it, starts it again when it ends or hangs, knows whether it serves."""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 import structlog
@@ -25,9 +26,12 @@ _WELL: Final = 30.0
 _TRIES: Final = 3
 # Between two tries to watch a health that cannot be watched, in seconds.
 _PAUSE: Final = 0.1
+# A worker that serves is asked so often whether it does, and is ended when it does not say so
+# within the second. Seconds; no caller's probe would find it, for another worker would answer.
+_ASKED, _HUNG = 2.0, 10.0
 
 # Runs a worker until the event is set; gives its exit code.
-Run: TypeAlias = Callable[[GatewaySettings, asyncio.Event, Group], Awaitable[int]]
+Run: TypeAlias = Callable[[GatewaySettings, asyncio.Event, Group], Coroutine[Any, Any, int]]
 
 
 class Keeper:
@@ -38,6 +42,7 @@ class Keeper:
         settings: The worker's own.
         group: Its place.
         changed: Called when it begins to serve, or serves no more.
+        hung: It is ended when it does not answer for so many seconds.
     """
 
     def __init__(
@@ -46,7 +51,10 @@ class Keeper:
         settings: GatewaySettings,
         group: Group,
         changed: Callable[[], None],
+        hung: float = _HUNG,
     ) -> None:
+        self._hung = hung
+        self._running: asyncio.Task[int] | None = None
         self._run = run
         self._settings = settings
         self._group = group
@@ -69,7 +77,7 @@ class Keeper:
             FailedPrecondition: It has never served, and is given up.
         """
         clock, failures = asyncio.get_running_loop().time, 0
-        watching = asyncio.create_task(self._watch())
+        watching = [asyncio.create_task(self._watch()), asyncio.create_task(self._probe())]
         try:
             while not self.ending.is_set():
                 began = clock()
@@ -84,21 +92,49 @@ class Keeper:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.ending.wait(), wait)
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
 
     async def close(self) -> None:
         """Closes the connection to it."""
         await self.channel.close()
 
     async def _once(self) -> int:
+        run = self._run(self._settings, self.ending, self._group)
+        self._running = running = asyncio.create_task(run)
         try:
-            return await self._run(self._settings, self.ending, self._group)
+            await asyncio.wait((running,))
+        finally:
+            # Where the keeping itself is cancelled; the process is gone when the task is.
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        if running.cancelled():
+            return -signal.SIGKILL
+        try:
+            return running.result()
         except FailedPrecondition as error:
             if not self._has_served:
                 raise
             _log.error("worker cannot serve", worker=self.index, error=error.message)
             return 2
+
+    async def _probe(self) -> None:
+        """Ends the process where it serves and does not answer."""
+        stub = health_pb2_grpc.HealthStub(self.channel)
+        while True:
+            await asyncio.sleep(_ASKED)
+            # Told to end it has a grace, and its parent a patience.
+            if not self.serves or self._running is None or self.ending.is_set():
+                continue
+            asked = self._running
+            try:
+                await stub.Check(health_pb2.HealthCheckRequest(), timeout=self._hung)
+            except grpc.aio.AioRpcError as error:
+                hangs = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                if hangs and not self.ending.is_set():
+                    _log.error("worker hangs", worker=self.index, seconds=self._hung)
+                    asked.cancel()
 
     async def _watch(self) -> None:
         stub = health_pb2_grpc.HealthStub(self.channel)
