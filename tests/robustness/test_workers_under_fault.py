@@ -260,11 +260,17 @@ def test_no_caller_reaches_what_is_between_the_processes(yard: Yard) -> None:
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_nothing_outlives_the_parent(yard: Yard) -> None:
+@pytest.mark.parametrize("victim", ["parent", "the port's Envoy"])
+def test_nothing_outlives_the_parent_or_the_port(yard: Yard, victim: str) -> None:
+    eventually(lambda: all_serve(yard), 60.0)
     parent = yard.room("gateway")
-    family = parent.children(recursive=True)
-    assert len(family) > WORKERS
-    parent.kill()
+    family = [parent, *parent.children(recursive=True)]
+    assert len(family) > 1 + WORKERS
+    served = set(workers(yard).values())
+    (port,) = [
+        p for p in family if str(WORKERS) in p.cmdline() and p.pid not in served | {parent.pid}
+    ]
+    (parent if victim == "parent" else port).kill()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert alive == []
     # It is started again, with all that belongs to it.
