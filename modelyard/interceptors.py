@@ -20,6 +20,8 @@ Handler: TypeAlias = Any  # grpc's handlers are generic over messages; here they
 
 _log = logging.getLogger(__name__)
 
+# Of grpc.aio itself: the handler ended the call, or the caller is gone. It knows what to do.
+_GRPCS = (grpc.aio.AbortError, grpc.aio.InternalError)
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -122,7 +124,7 @@ def _wrap(handler: Any, method: str, tracing: "Tracing | None") -> Handler:
     async def answer(request: Any, context: Any) -> Any:
         try:
             return await work(request if take is None else take(request), context)
-        except grpc.aio.AbortError:
+        except _GRPCS:
             raise
         except Exception as error:  # Whatever it is, the caller gets a status.
             await _abort(context, error, method)
@@ -131,7 +133,7 @@ def _wrap(handler: Any, method: str, tracing: "Tracing | None") -> Handler:
         try:
             async for response in inner(request if take is None else take(request), context):
                 yield response
-        except grpc.aio.AbortError:
+        except _GRPCS:
             raise
         except Exception as error:  # Whatever it is, the caller gets a status.
             await _abort(context, error, method)

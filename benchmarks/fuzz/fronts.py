@@ -52,6 +52,7 @@ class Watch:
         self.gateway = Scale(self._gateway, found, count)
         self.hosts = Scale(hosts, found, count)
         self._looked = 0.0
+        self.settled = 0.0
 
     def __call__(self) -> None:
         """Looks, where it is time."""
@@ -66,16 +67,18 @@ class Watch:
         self.gateway()
         self.hosts()
 
-    def afterwards(self) -> dict[str, int]:
-        """What is left; waits for it to go."""
-        end = time.monotonic() + _AFTER
+    def afterwards(self) -> None:
+        """Waits until nothing is left, and reads the logs."""
+        began = time.monotonic()
         while True:
             left = {
                 "attempts": sum(r.pending for r in self._yard.client.status().replicas),
                 "files": max(0, self._open_files() - self._files - _SOME),
             }
-            if not any(left.values()) or time.monotonic() > end:
+            self.settled = time.monotonic() - began
+            if not any(left.values()) or self.settled > _AFTER:
                 break
+            print(left, file=sys.stderr, flush=True)
             time.sleep(0.5)
         self._found.faults += [f"{count} {what} left" for what, count in left.items() if count]
         for log in (
@@ -84,7 +87,6 @@ class Watch:
         ):
             said = front_side.complaints(log.read_text(errors="replace"))
             self._found.faults += [f"{log.name}: {line[:500]}" for line in said[:5]]
-        return left
 
     def _open_files(self) -> int:
         return sum(process.num_fds() for process in self._gateway)
@@ -116,7 +118,8 @@ def _told(title: str, found: Found, watch: Watch, seconds: float) -> str:
     return (
         f"## {title}\n\n{found.mutated:,} cases over {found.connections:,} connections in"
         f" {seconds:,.0f} s; beside them {found.honest:,} honest calls, each answered with its own."
-        f" Faults: {found.faults or 'none'}.\n\nResident memory at each tenth, MiB: gateway"
+        f" Faults: {found.faults or 'none'}. {watch.settled:.0f} s after the last one no call and no"
+        f" connection of theirs was left.\n\nResident memory at each tenth, MiB: gateway"
         f" {', '.join(f'{m:.1f}' for m in watch.gateway.mib)}; host"
         f" {', '.join(f'{m:.1f}' for m in watch.hosts.mib)}.\n\n"
         + counted("case", found.cases)

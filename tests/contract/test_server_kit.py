@@ -50,6 +50,7 @@ class Servant(grpc.GenericRpcHandler):
 
     def service(self, details: Any) -> Any:
         methods = {"/test/Echo": self._echo, "/test/Long": self._long, "/test/Work": self._work}
+        methods["/test/Refuse"] = self._refuse
         method = methods.get(details.method)
         return method and grpc.unary_unary_rpc_method_handler(method)
 
@@ -58,6 +59,19 @@ class Servant(grpc.GenericRpcHandler):
 
     async def _long(self, request: bytes, context: Any) -> bytes:
         return bytes(int(request))
+
+    async def _refuse(self, request: bytes, context: Any) -> bytes:
+        self.began.set()
+        try:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        except grpc.aio.InternalError as error:
+            self.order.append("InternalError")
+            raise error
+        finally:
+            self.end.set()
+        raise AssertionError("abort raises")
 
     async def _work(self, request: bytes, context: Any) -> bytes:
         self.began.set()
@@ -468,3 +482,16 @@ async def test_a_method_whose_name_is_no_text_harms_nobody_for_long(
             await asyncio.sleep(0.02)
         async with grpc.aio.insecure_channel(address) as another:
             assert await _call(another, "Echo", b"hello") == b"hello"
+
+
+async def test_a_caller_who_is_gone_when_it_is_refused_is_no_defect(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serve() as (_, servant, address), grpc.aio.insecure_channel(address) as channel:
+        call = channel.unary_unary("/test/Refuse")(b"")
+        await servant.began.wait()
+        call.cancel()
+        await servant.end.wait()
+        assert await _call(channel, "Echo", b"hello") == b"hello"
+    assert servant.order == ["InternalError"]
+    assert [record for record in caplog.records if record.name == "modelyard.interceptors"] == []
