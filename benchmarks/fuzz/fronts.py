@@ -118,7 +118,7 @@ def _told(title: str, found: Found, watch: Watch, seconds: float) -> str:
     return (
         f"## {title}\n\n{found.mutated:,} cases over {found.connections:,} connections in"
         f" {seconds:,.0f} s; beside them {found.honest:,} honest calls, each answered with its own."
-        f" Faults: {found.faults or 'none'}. {watch.settled:.0f} s after the last one no call and no"
+        f" Faults: {found.faults or 'none'}. {watch.settled:.0f} s after the last no call and no"
         f" connection of theirs was left.\n\nResident memory at each tenth, MiB: gateway"
         f" {', '.join(f'{m:.1f}' for m in watch.gateway.mib)}; host"
         f" {', '.join(f'{m:.1f}' for m in watch.hosts.mib)}.\n\n"
