@@ -173,6 +173,7 @@ def main() -> None:
                     order = Order(address, str(request), each, asked.seconds)
                     row.take(*measure(clients, order, parties))
                     print(row.workers, row.calls[-1], row.cores[-1], file=sys.stderr, flush=True)
+    rows = [row for row in rows if row.calls]
     text = (
         f"# Gateway processes behind one port\n\n{report.machine(facts)}\n"
         f"A 1x64 FP32 MLP at {asked.hosts} hosts, {each * asked.clients} calls in flight from"

@@ -11,14 +11,15 @@ from typing import Final
 import grpc
 
 from gateway import envelope
-from gateway.call import INFER, Answer, Answerer, Call
+from gateway.call import Answer, Answerer, Call
 from gateway.control import CatchUp
 from gateway.figures import Figures, heard
-from gateway.lanes.grpc_lane import GrpcEndpoint
+from gateway.lanes.failures import failure
 from gateway.plan import Kind
 from gateway.sequences import Sequence
 from gateway.stack import Service
 from gateway.workers.group import Group
+from modelyard.calls import answer
 from modelyard.channels import open_channel
 from modelyard.errors import HostGone, SequenceLost
 from modelyard.gateway.v1 import worker_service_pb2 as pb
@@ -27,10 +28,9 @@ from modelyard.names import ModelName, VersionName, is_version_number
 
 # Set by the Envoy before the workers: above 1 where a worker went before it had answered.
 ATTEMPTS: Final = "x-envoy-attempt-count"
+_INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 # Of a question, in seconds: who is busy for longer is left out.
 _PATIENCE: Final = 1.0
-# Between two tries to hand on the call that begins a sequence, in seconds.
-_PAUSE: Final = 0.05
 
 
 class Siblings:
@@ -56,7 +56,14 @@ class Siblings:
         others = {i: s for i, s in enumerate(group.sockets) if i != group.index}
         self._channels = [open_channel(socket) for socket in others.values()]
         self._stubs = [pb_grpc.WorkerServiceStub(channel) for channel in self._channels]
-        self._lanes = {i: GrpcEndpoint(s, max_message_bytes) for i, s in others.items()}
+        lanes = {
+            i: open_channel(s, pool_index=1, max_message_bytes=max_message_bytes, retries=False)
+            for i, s in others.items()
+        }
+        self._channels += lanes.values()
+        self._infer: dict[int, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {
+            i: channel.unary_unary(_INFER) for i, channel in lanes.items()
+        }
 
     async def figures(self, model: str) -> list[Figures]:
         """What each of those that answer knows and has counted."""
@@ -116,22 +123,28 @@ class Siblings:
         if until is None:
             until = self._clock() + self._default_deadline(call.model)
         while True:
-            remaining = until - self._clock()
+            remaining = max(until - self._clock(), 0.0)
+            # One that is being started again is waited for: it knows what it has lost, and nobody
+            # else does.
+            asked = self._infer[owner](
+                call.payload, timeout=remaining, metadata=call.metadata, wait_for_ready=True
+            )
             try:
-                payload = await self._lanes[owner].call(
-                    INFER, call.payload, call.metadata, max(remaining, 0.0)
+                payload = await answer(asked)
+            except grpc.aio.AioRpcError as error:
+                lost = failure(
+                    error.code().value[0], error.details() or "", error.trailing_metadata() or ()
                 )
-            except HostGone:
-                # What begins a sequence begins it anew; all that went before was lost with it.
-                if not sequence.start or remaining <= _PAUSE:
-                    raise _lost(call, sequence, "lived in a process that is gone") from None
-                await asyncio.sleep(_PAUSE)
-                continue
-            return Answer(payload, _answerer(call.model, payload), Kind.PRIMARY)
+                if not isinstance(lost, HostGone):
+                    raise lost from None
+            else:
+                return Answer(payload, _answerer(call.model, payload), Kind.PRIMARY)
+            # It went with the call. What begins a sequence begins it anew.
+            if not sequence.start:
+                raise _lost(call, sequence, "lived in a process that is gone")
 
     async def close(self) -> None:
         """Closes the connections."""
-        await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
 

@@ -10,7 +10,7 @@ from gateway.plan import Kind
 from gateway.sequences import Sequence
 from gateway.workers.group import Group
 from gateway.workers.siblings import ATTEMPTS, Siblings
-from modelyard.errors import SequenceLost
+from modelyard.errors import DeadlineExceeded, SequenceLost
 from modelyard.names import VersionName
 
 V1 = VersionName("m", 1)
@@ -65,9 +65,9 @@ async def test_what_is_answered_here_and_what_is_not(tmp_path: Path) -> None:
         with pytest.raises(SequenceLost):
             await handing_on(call(Sequence(mine, False, False), attempts="2"))
         assert len(answered) == 5
-        # Its process is gone, and its state with it.
+        # Its process is waited for, as long as the caller has time.
         for start in (False, True):
-            with pytest.raises(SequenceLost):
+            with pytest.raises(DeadlineExceeded):
                 await handing_on(call(Sequence(other, start, False)))
         assert len(answered) == 5
     finally:
