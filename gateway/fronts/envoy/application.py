@@ -185,8 +185,7 @@ class Application:
         told: tuple[tuple[str, str | bytes], ...] = ((REQUEST_ID, request_id),)
         try:
             messages = wire.Messages(self._limit, headers.encoding)
-            async with asyncio.timeout(remaining):
-                payload = await _one(messages, receive)
+            payload = await _one(messages, receive, remaining)
             head = envelope.read(payload)
             call = call_of(head, payload, remaining, metadata, request_id, now)
             answer = await self._service(call)
@@ -249,29 +248,37 @@ def _taken(sending: Awaitable[None]) -> Awaitable[None]:
     return asyncio.shield(sent)
 
 
-def _looked_at(sent: "asyncio.Future[None]") -> None:
+def _looked_at(sent: "asyncio.Future[Any]") -> None:
     if not sent.cancelled():
         sent.exception()
 
 
-async def _one(messages: wire.Messages, receive: Receive) -> bytes:
-    """The one message of a unary request."""
-    got: list[bytes] = []
-    async for message in _all(messages, receive):
-        got.append(message)
-        if len(got) > 1:
-            break
+async def _one(messages: wire.Messages, receive: Receive, seconds: float | None) -> bytes:
+    """The one message of a unary request; raises TimeoutError where it is not here in time."""
+    until = None if seconds is None else asyncio.get_running_loop().time() + seconds
+    event = await _next(receive, seconds)
+    if event["type"] == "http.request" and not event["more_body"]:
+        got = messages.feed(event["body"])
+        messages.end()
+    else:
+        got = []
+        async with asyncio.timeout_at(until):
+            async for message in _all(messages, receive, event):
+                got.append(message)
+                if len(got) > 1:
+                    break
     if len(got) != 1:
         count = "none" if not got else "more"
         raise Internal(f"one message is awaited, {count} came")
     return got[0]
 
 
-async def _all(messages: wire.Messages, receive: Receive) -> AsyncIterator[bytes]:
-    """The messages of a request, until its end."""
+async def _all(
+    messages: wire.Messages, receive: Receive, event: dict[str, Any] | None = None
+) -> AsyncIterator[bytes]:
+    """The messages of a request, from this event on until its end."""
     while True:
-        # pyvoy sets what `receive` gave, even where nobody waits for it any more.
-        event = await asyncio.shield(receive())
+        event = event or await _next(receive)
         if event["type"] != "http.request":
             raise Cancelled("the caller is gone")
         for message in messages.feed(event["body"]):
@@ -279,6 +286,35 @@ async def _all(messages: wire.Messages, receive: Receive) -> AsyncIterator[bytes
         if not event["more_body"]:
             messages.end()
             return
+        event = None
+
+
+async def _next(receive: Receive, seconds: float | None = None) -> dict[str, Any]:
+    """What Envoy says next; raises TimeoutError where it says nothing in time.
+
+    What `asyncio.timeout` and `asyncio.shield` do, at a third of their cost: pyvoy sets what
+    `receive` gave, even where nobody waits for it any more.
+    """
+    given = asyncio.ensure_future(receive())
+    loop = asyncio.get_running_loop()
+    heard: asyncio.Future[None] = loop.create_future()
+
+    def hear(_: object = None) -> None:
+        if not heard.done():
+            heard.set_result(None)
+        elif given.done():
+            _looked_at(given)
+
+    given.add_done_callback(hear)
+    timer = None if seconds is None else loop.call_later(seconds, hear)
+    try:
+        await heard
+    finally:
+        if timer is not None:
+            timer.cancel()
+    if not given.done():
+        raise TimeoutError
+    return given.result()
 
 
 def _status(error: ModelyardError, told: wire.Metadata = ()) -> list[wire.Header]:
