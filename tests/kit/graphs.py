@@ -51,6 +51,15 @@ def identity(datatype: str = "FP32", shape: Shape = ("n",)) -> ModelProto:
     )
 
 
+def mean() -> ModelProto:
+    """y[1] = the mean of x[n]: large in, small out."""
+    return model(
+        [helper.make_node("ReduceMean", ["x"], ["y"], keepdims=1)],
+        {"x": ("FP32", ["n"])},
+        {"y": ("FP32", [1])},
+    )
+
+
 def scale(factor: float = 2.0, width: int = 4) -> ModelProto:
     """y = factor * x, for x of shape [n, width]."""
     weight = numpy_helper.from_array(np.array(factor, np.float32), "factor")

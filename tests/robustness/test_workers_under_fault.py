@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelyard.client import Client
-from modelyard.errors import SequenceLost, Unavailable
+from modelyard.errors import DeadlineExceeded, SequenceLost, Unavailable
 from tests.kit import graphs
 from tests.kit.gateway import only_envoy
 from tests.kit.scale import scale
@@ -45,7 +45,7 @@ def workers(yard: Yard) -> dict[int, int]:
     """The process of each worker, by its index."""
     try:
         return {worker.index: worker.pid for worker in yard.client.status().workers}
-    except Unavailable:
+    except (DeadlineExceeded, Unavailable):  # the one that was asked hangs, or is gone
         return {}
 
 
@@ -130,6 +130,23 @@ def test_a_worker_killed_in_the_middle_of_calls_costs_none(yard: Yard) -> None:
             eventually(lambda gone=pid, i=index: workers(yard).get(i) not in (gone, None), 60.0)
     assert traffic.failures == []
     yard.client.remove_label("loop", "live")
+
+
+def test_large_requests_are_made_again_too(yard: Yard) -> None:
+    eventually(lambda: all_serve(yard), 60.0)
+    folder = yard.layout.data
+    onnx.save(graphs.mean(), folder / "mean.onnx")
+    yard.client.register("mean", folder / "mean.onnx", wait=True)
+    inputs = {"x": np.ones(1 << 20, np.float32)}
+    with Traffic(yard.address, "mean", threads=4, inputs=inputs, pause=0.0) as traffic:
+        traffic.wait_for(20)
+        for index in (0, 1, 0):
+            pid = workers(yard)[index]
+            os.kill(pid, signal.SIGKILL)
+            traffic.wait_for(20)
+            eventually(lambda gone=pid, i=index: workers(yard).get(i) not in (gone, None), 60.0)
+    assert traffic.failures == []
+    yard.client.remove_label("mean", "live")
 
 
 def test_a_worker_that_hangs_costs_no_call(yard: Yard) -> None:
