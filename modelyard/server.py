@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CHANNELZ = "grpc.channelz.v1.Channelz"
+# Calls that wait for the loop to take them; of more, grpc's core ends some by chance, with
+# CANCELLED, which no client tries again. By default 1,000 and 3,000.
+_PENDING, _MOST_PENDING = 10_000, 30_000
 # How often a server is asked whether it broke down, and its address whether it is free again.
 _LOOK, _AGAIN = 0.1, 0.01
 
@@ -237,6 +240,8 @@ def _options(settings: Listening) -> list[tuple[str, int]]:
     options = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.server.max_pending_requests", _PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
         # Two processes on one port would share its calls in silence.
         ("grpc.so_reuseport", 0),
         # Clients may ask idle connections whether they live, every 5 s; 5 minutes by default.

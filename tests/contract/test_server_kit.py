@@ -495,3 +495,9 @@ async def test_a_caller_who_is_gone_when_it_is_refused_is_no_defect(
         assert await _call(channel, "Echo", b"hello") == b"hello"
     assert servant.order == ["InternalError"]
     assert [record for record in caplog.records if record.name == "modelyard.interceptors"] == []
+
+
+async def test_calls_that_have_to_wait_are_answered() -> None:
+    async with serve() as (_, _, address), grpc.aio.insecure_channel(address) as channel:
+        answers = await asyncio.gather(*(_call(channel, "Echo", b"%d" % n) for n in range(5000)))
+    assert answers == [b"%d" % n for n in range(5000)]

@@ -96,6 +96,9 @@ class Workers:
             return await future, job.queued
         except asyncio.CancelledError:
             self._abandon(job)
+            if future.done() and not future.cancelled():
+                # It failed in this very turn: looked at, so that asyncio does not tell of it.
+                future.exception()
             raise
         finally:
             if timer is not None:

@@ -1,6 +1,7 @@
 """Where runs take place, and what becomes of calls that nobody waits for any more."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
+from modelyard.eager import Begun
 from modelyard.errors import DeadlineExceeded, InvalidTensor, Overloaded
 from services.inference.host.engine import Engine
 from services.inference.host.signature import Signature, Tensor
@@ -230,3 +232,25 @@ async def test_checked_heads_are_remembered_within_bounds() -> None:
         for heads in _heads():
             assert engine.plan(heads)[0].shape == heads[0][2]
         assert len(engine._plans) <= 512
+
+
+async def test_a_run_that_fails_as_its_caller_leaves_is_nobodys(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("the model's")
+
+    workers = Workers(1, 1)
+    # As the front of frames begins a call; it is given up before its task had a turn.
+    work = workers.run(fail, _Stop(), None)
+    failed = work.send(None)
+    await _until(lambda: workers.pending == 0)
+    call = asyncio.create_task(Begun(work, failed))
+    call.cancel()
+    await asyncio.wait((call,))
+    assert call.cancelled()
+    del call, work, failed
+    gc.collect()
+    # asyncio tells of failures that nobody has looked at.
+    assert caplog.records == []
+    workers.close()
