@@ -177,7 +177,12 @@ async def serve(
         ends.push_async_callback(catalog.stop)
         hosts.start()
         ends.push_async_callback(hosts.stop)
-        heard = await catalog.wait_heard(settings.first_view)
+        # Of models without their hosts no call could be answered.
+        heard = all(
+            await asyncio.gather(
+                catalog.wait_heard(settings.first_view), hosts.wait_heard(settings.first_view)
+            )
+        )
         # What is loaded now lives as long as the process: the collector need not look at it.
         gc.collect()
         gc.freeze()

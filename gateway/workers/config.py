@@ -124,10 +124,13 @@ def _least_requests() -> Json:
 
 
 def _ejection() -> Json:
-    """A worker that cannot be connected to is left out at once, until it is well again."""
+    """A worker that cannot be connected to is left out soon, until it is well again.
+
+    After several failures in a row: Envoy counts a worker's resets of streams, too.
+    """
     return {
         "split_external_local_origin_errors": True,
-        "consecutive_local_origin_failure": 1,
+        "consecutive_local_origin_failure": 5,
         "enforcing_consecutive_local_origin_failure": 100,
         # What a worker answers is the caller's, whatever it is.
         "enforcing_consecutive_5xx": 0,

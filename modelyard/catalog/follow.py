@@ -177,12 +177,22 @@ class HostsFollower(_Follower):
         self._pool = pool
         self._stub = host_service_pb2_grpc.HostServiceStub(channel)
         self._listeners: list[Callable[[tuple[Host, ...]], None]] = []
+        self._heard = asyncio.Event()
         self.hosts: tuple[Host, ...] = ()
 
     def on_change(self, listener: Callable[[tuple[Host, ...]], None]) -> None:
         """Calls `listener` with the hosts at each change, and now with those that are held."""
         self._listeners.append(listener)
         listener(self.hosts)
+
+    async def wait_heard(self, timeout: float) -> bool:
+        """Waits until the hosts were told once; False when `timeout` seconds passed first."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._heard.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _stream(self) -> AsyncIterator[None]:
         call = self._stub.WatchHosts(host_service_pb2.WatchHostsRequest())
@@ -197,6 +207,7 @@ class HostsFollower(_Follower):
                     self.hosts = hosts
                     for listener in self._listeners:
                         listener(hosts)
+                self._heard.set()
                 yield
         finally:
             call.cancel()

@@ -67,21 +67,13 @@ def counted(yard: Yard, **labels: str) -> float:
 
 def test_calls_not_connections_are_spread_and_counted_as_one(yard: Yard) -> None:
     eventually(lambda: all_serve(yard))
-    before = counted(yard, model=MODEL)
-    client = yard.client
-    looks = client.traffic(0.5)
-    # Asked from here on.
-    next(looks)
+    client, before = yard.client, counted(yard, model=MODEL)
     answers = [client.infer(MODEL, {"X": X}, deadline=20.0) for _ in range(40)]
     # Each process has a prefix of its own for the ids that it makes.
     assert len({answer.request_id.partition("-")[0] for answer in answers}) == WORKERS
     assert counted(yard, model=MODEL) == before + 40
     assert counted(yard, model=MODEL, outcome="success") >= 40
-    seen = 0
-    for look in looks:
-        seen += sum(row.succeeded for row in look.traffic)
-        if seen:
-            break
+    looks = client.traffic(0.5)
     with Traffic(yard.address, MODEL) as traffic:
         for look in looks:
             if any(row.succeeded > 20 and row.latency_p50.ToTimedelta() for row in look.traffic):

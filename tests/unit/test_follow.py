@@ -391,6 +391,17 @@ def _hosts(*ids: str) -> Any:
 
 
 @on_virtual_time
+async def test_hosts_are_waited_for_until_they_are_told_or_the_time_is_over() -> None:
+    follower = HostsFollower(Channel([2.0, _hosts(), float("inf")]))
+    follower.start()
+    assert not await follower.wait_heard(1.0)
+    # That there is none is told as well.
+    assert await follower.wait_heard(5.0)
+    assert _now() == 2.0
+    await follower.stop()
+
+
+@on_virtual_time
 async def test_hosts_are_told_when_they_change_and_stay_while_the_registry_is_away() -> None:
     beats = [step for _ in range(3) for step in (HEARTBEAT, _hosts("a", "b"))]
     channel = Channel(
