@@ -292,11 +292,17 @@ def test_a_gateway_that_is_told_to_end_answers_what_it_has_begun(yard: Yard) -> 
     folder: Path = yard.layout.data
     onnx.save(graphs.loop(), folder / "slow.onnx")
     yard.client.register("slow", folder / "slow.onnx", wait=True)
-    # Some half a second each on one thread, while the machine does nothing else.
-    inputs = {"rounds": np.int64(500_000), "x": np.ones(1, np.float32)}
+    # Some a second each on one thread, while the machine does nothing else.
+    inputs = {"rounds": np.int64(1_000_000), "x": np.ones(1, np.float32)}
     with ThreadPoolExecutor(4) as callers, Client(yard.address) as client:
         under_way = [callers.submit(client.infer, "slow", inputs, deadline=60.0) for _ in range(4)]
-        eventually(lambda: sum(r.pending for r in client.status().replicas) == 4)
+        eventually(
+            lambda: (
+                any(f.done() and f.result() for f in under_way)
+                or sum(r.pending for r in client.status().replicas) == 4
+            )
+        )
+        assert not any(f.done() for f in under_way)
         before = yard.room("gateway")
         before.terminate()
         assert [str(f.result().served_by) for f in under_way] == ["models/slow/versions/1"] * 4
