@@ -1,8 +1,10 @@
 """Keeps one worker: starts it, starts it again when it ends or hangs, knows whether it serves."""
 
 import asyncio
+import math
 import random
 import signal
+import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
@@ -24,11 +26,15 @@ _BACKOFF: Final = Backoff(first=0.1, factor=2.0, limit=5.0)
 _WELL: Final = 30.0
 # Ends in a row after which one that never served is given up.
 _TRIES: Final = 3
-# Between two tries to watch a health that cannot be watched, in seconds.
+# Between two tries to be told a health that is not told, in seconds.
 _PAUSE: Final = 0.1
-# A worker that serves is asked so often whether it does, and is ended when it does not say so
+# A worker that listens is asked so often whether it serves, and is ended when it does not answer
 # within the second. Seconds; no caller's probe would find it, for another worker would answer.
 _ASKED, _HUNG = 2.0, 10.0
+# For a worker to listen, beyond the time that it waits for the registry; in seconds.
+START: Final = 60.0
+
+_NO_ANSWER: Final = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
 
 # Runs a worker until the event is set; gives its exit code.
 Run: TypeAlias = Callable[[GatewaySettings, asyncio.Event, Group], Coroutine[Any, Any, int]]
@@ -42,7 +48,8 @@ class Keeper:
         settings: The worker's own.
         group: Its place.
         changed: Called when it begins to serve, or serves no more.
-        hung: It is ended when it does not answer for so many seconds.
+        hung: It is ended when it listens, and does not answer for so many seconds.
+        start: It is ended when it does not listen so many seconds after it was started.
     """
 
     def __init__(
@@ -52,8 +59,10 @@ class Keeper:
         group: Group,
         changed: Callable[[], None],
         hung: float = _HUNG,
+        start: float = START,
     ) -> None:
         self._hung = hung
+        self._start = settings.first_view + start
         self._running: asyncio.Task[int] | None = None
         self._run = run
         self._settings = settings
@@ -120,21 +129,57 @@ class Keeper:
             return 2
 
     async def _probe(self) -> None:
-        """Ends the process where it serves and does not answer."""
-        stub = health_pb2_grpc.HealthStub(self.channel)
+        """Ends the process where it hangs."""
+        clock = asyncio.get_running_loop().time
+        asked, until = self._running, 0.0
         while True:
-            await asyncio.sleep(_ASKED)
+            await asyncio.sleep(min(_ASKED, self._hung))
+            if asked is not self._running:
+                asked, until = self._running, clock() + self._start
             # Told to end it has a grace, and its parent a patience.
-            if not self.serves or self._running is None or self.ending.is_set():
+            if asked is None or asked.done() or self.ending.is_set():
                 continue
-            asked = self._running
+            answers = await self._answers()
+            if answers:
+                # From here on it may stop to listen: it drains.
+                until = math.inf
+            hangs = answers is False or clock() > until
+            if hangs and asked is self._running and not self.ending.is_set():
+                _log.error("worker hangs", worker=self.index, listens=answers is not None)
+                asked.cancel()
+
+    async def _answers(self) -> bool | None:
+        """Whether it answers in time; None where it does not listen.
+
+        What was heard of it before does not count: where it stops before the connection to it is
+        made, that only fails, as the one to a process that is gone does.
+        """
+        clock, stub = asyncio.get_running_loop().time, health_pb2_grpc.HealthStub(self.channel)
+        until = clock() + self._hung
+        while self._listens():
             try:
-                await stub.Check(health_pb2.HealthCheckRequest(), timeout=self._hung)
+                await stub.Check(health_pb2.HealthCheckRequest(), timeout=until - clock())
             except grpc.aio.AioRpcError as error:
-                hangs = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                if hangs and not self.ending.is_set():
-                    _log.error("worker hangs", worker=self.index, seconds=self._hung)
-                    asked.cancel()
+                if error.code() not in _NO_ANSWER:
+                    return True
+            else:
+                return True
+            if clock() >= until:
+                return False
+            await asyncio.sleep(_PAUSE)
+        return None
+
+    def _listens(self) -> bool:
+        """Whether its socket is listened on: the kernel says so, whatever the process does."""
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.setblocking(False)
+            try:
+                trial.connect(self._settings.listen.removeprefix("unix:"))
+            except BlockingIOError:  # More wait already than it lets wait.
+                return True
+            except OSError:
+                return False
+        return True
 
     async def _watch(self) -> None:
         stub = health_pb2_grpc.HealthStub(self.channel)

@@ -22,7 +22,7 @@ from gateway.fronts.envoy.process import command, folder, front_of
 from gateway.settings import GatewaySettings
 from gateway.workers import config
 from gateway.workers.group import Group
-from gateway.workers.keeper import Keeper, Run
+from gateway.workers.keeper import START, Keeper, Run
 from gateway.workers.merging import Merged, Told
 from modelyard.errors import FailedPrecondition
 from modelyard.gateway.v1 import worker_service_pb2 as pb
@@ -35,8 +35,6 @@ _log = structlog.get_logger(__name__)
 
 # A worker that does not tell its metrics in time is left out, in seconds.
 _PATIENCE: Final = 2.0
-# For the workers to serve, beyond the time that they wait for the registry.
-_START: Final = 60.0
 
 
 async def run(
@@ -141,7 +139,7 @@ class _Parent:
             FailedPrecondition: A worker is given up, or none serves in time.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._settings.first_view + _START
+        until = loop.time() + self._settings.first_view + START
         while not over.done() and not all(keeper.serves for keeper in self._keepers):
             changed = asyncio.create_task(self._changed.wait())
             await asyncio.wait(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -47,6 +48,11 @@ def workers(yard: Yard) -> dict[int, int]:
         return {worker.index: worker.pid for worker in yard.client.status().workers}
     except (DeadlineExceeded, Unavailable):  # the one that was asked hangs, or is gone
         return {}
+
+
+def process(yard: Yard, index: int) -> int:
+    """That of one worker, once it tells of itself: one that is busy is left out of what is told."""
+    return int(eventually(lambda: workers(yard).get(index), 60.0))
 
 
 def all_serve(yard: Yard) -> bool:
@@ -95,7 +101,7 @@ def test_a_killed_worker_costs_no_call_and_no_count(
         traffic.wait_for(100)
         low = counted(yard)
         for index, number in ((0, signal.SIGKILL), (1, signal.SIGKILL), (0, told)):
-            pid = workers(yard)[index]
+            pid = process(yard, index)
             os.kill(pid, number)
             traffic.wait_for(100)
             eventually(lambda gone=pid, i=index: workers(yard).get(i) not in (gone, None), 60.0)
@@ -116,7 +122,7 @@ def test_a_worker_killed_in_the_middle_of_calls_costs_none(yard: Yard) -> None:
     with Traffic(yard.address, "loop", threads=8, inputs=inputs, pause=0.0) as traffic:
         traffic.wait_for(20)
         for index in (0, 1):
-            pid = workers(yard)[index]
+            pid = process(yard, index)
             os.kill(pid, signal.SIGKILL)
             traffic.wait_for(20)
             eventually(lambda gone=pid, i=index: workers(yard).get(i) not in (gone, None), 60.0)
@@ -133,7 +139,7 @@ def test_large_requests_are_made_again_too(yard: Yard) -> None:
     with Traffic(yard.address, "mean", threads=4, inputs=inputs, pause=0.0) as traffic:
         traffic.wait_for(20)
         for index in (0, 1, 0):
-            pid = workers(yard)[index]
+            pid = process(yard, index)
             os.kill(pid, signal.SIGKILL)
             traffic.wait_for(20)
             eventually(lambda gone=pid, i=index: workers(yard).get(i) not in (gone, None), 60.0)
@@ -146,7 +152,7 @@ def test_a_worker_that_hangs_costs_no_call(yard: Yard) -> None:
     # Callers wait for longer than it takes to find it.
     with Traffic(yard.address, MODEL, threads=8, pause=0.0, deadline=60.0) as traffic:
         traffic.wait_for(100)
-        pid = workers(yard)[1]
+        pid = process(yard, 1)
         os.kill(pid, signal.SIGSTOP)
         eventually(lambda: workers(yard).get(1) not in (pid, None), 90.0)
         traffic.wait_for(100)
@@ -212,7 +218,7 @@ def test_sequences_live_in_one_worker(yard: Yard) -> None:
         with ThreadPoolExecutor(4) as callers:
             # Whichever worker takes a call, its sequence stays where it began.
             assert set(callers.map(call, [n for n in numbers for _ in range(5)])) == {1}
-        os.kill(workers(yard)[0], signal.SIGKILL)
+        os.kill(process(yard, 0), signal.SIGKILL)
         lost = 0
         for number in numbers:
             try:
@@ -245,14 +251,28 @@ def test_a_sequence_is_never_computed_twice(yard: Yard) -> None:
             return error.message
         return ""
 
-    numbers = range(1, 17)
+    numbers, killed = range(1, 33), threading.Event()
+
+    def call_until(number: int) -> str:
+        """What the call told that was under way at the kill; as long as none is lost, the next."""
+        while True:
+            is_last = killed.is_set()
+            message = call(number, 20_000)
+            if message or is_last:
+                return message
+            answered[number] += 1
+
     assert {call(number, 1, sequence_start=True) for number in numbers} == {""}
+    answered = dict.fromkeys(numbers, 0)
     with ThreadPoolExecutor(len(numbers)) as callers:
-        # Some 200 ms each on one thread, while the machine does nothing else.
-        under_way = [callers.submit(call, number, 200_000) for number in numbers]
-        eventually(lambda: sum(r.pending for r in client.status().replicas) == len(numbers))
-        os.kill(workers(yard)[0], signal.SIGKILL)
-        ended = [future.result() for future in under_way]
+        # Each has one call under way, all the time.
+        asked = [callers.submit(call_until, number) for number in numbers]
+        try:
+            eventually(lambda: all(answered.values()), 60.0)
+            os.kill(process(yard, 0), signal.SIGKILL)
+        finally:
+            killed.set()
+        ended = [future.result() for future in asked]
     # Those that came in by the other one and live there, or not: the caller knows which.
     assert "" in ended
     assert any("was under way when its process ended" in message for message in ended)
@@ -275,7 +295,7 @@ def test_nothing_outlives_the_parent_or_the_port(yard: Yard, victim: str) -> Non
     parent = yard.room("gateway")
     family = [parent, *parent.children(recursive=True)]
     assert len(family) > 1 + WORKERS
-    served = set(workers(yard).values())
+    served = {process(yard, index) for index in range(WORKERS)}
     (port,) = [
         p for p in family if str(WORKERS) in p.cmdline() and p.pid not in served | {parent.pid}
     ]

@@ -1,6 +1,7 @@
 """A worker is kept: started again when it ends or hangs, given up when it never serves."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ class Worker:
         self.ends = list(ends)
         self.runs = 0
         self.hangs = False
+        # At its start: before it listens, or once it does.
+        self.stops: str | None = None
         self.killed = 0
         self.dies = asyncio.Event()
 
@@ -31,6 +34,8 @@ class Worker:
             if isinstance(end, Exception):
                 raise end
             return int(end)
+        if self.stops is not None:
+            await self._stop(settings.listen.removeprefix("unix:"))
         self.hangs, self.dies = False, asyncio.Event()
         server = Server(settings, ())
         inner = server.health.Check
@@ -56,11 +61,27 @@ class Worker:
             self.hangs = False
             await server.stop(at_once=True)
 
+    async def _stop(self, path: str) -> None:
+        """As SIGSTOP: the kernel takes connections, where it was listened, and nobody else does."""
+        when, self.stops = self.stops, None
+        with socket.socket(socket.AF_UNIX) as listener:
+            if when == "listening":
+                listener.bind(path)
+                listener.listen(1)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.killed += 1
 
-def keeper_of(worker: Worker, folder: Path, told: list[bool], hung: float = 10.0) -> Keeper:
+
+def keeper_of(
+    worker: Worker, folder: Path, told: list[bool], hung: float = 10.0, start: float = 60.0
+) -> Keeper:
     group = Group(0, (f"unix:{folder}/s",))
-    settings = GatewaySettings.model_validate({"registry": "unix:/r", "listen": group.sockets[0]})
-    keeper = Keeper(worker, settings, group, lambda: told.append(keeper.serves), hung)
+    settings = GatewaySettings.model_validate(
+        {"registry": "unix:/r", "listen": group.sockets[0], "first_view": 0.0}
+    )
+    keeper = Keeper(worker, settings, group, lambda: told.append(keeper.serves), hung, start)
     return keeper
 
 
@@ -113,6 +134,23 @@ async def test_what_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
     await until(lambda: worker.runs == 2)
     assert worker.killed == 1
     await until(lambda: keeper.serves)
+    keeper.ending.set()
+    await keeping
+    await keeper.close()
+
+
+@pytest.mark.parametrize(("when", "start"), [("listening", 60.0), ("starting", 0.3)])
+async def test_what_hangs_before_it_was_heard_is_ended_too(
+    tmp_path: Path, when: str, start: float
+) -> None:
+    worker = Worker()
+    worker.stops = when
+    keeper = keeper_of(worker, tmp_path, [], hung=0.2, start=start)
+    keeping = asyncio.create_task(keeper.keep())
+    await until(lambda: worker.killed == 1)
+    # Once it answers no start is waited for.
+    await until(lambda: keeper.serves)
+    assert worker.runs == 2
     keeper.ending.set()
     await keeping
     await keeper.close()
