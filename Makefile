@@ -16,7 +16,7 @@ LOCK_FLAGS := -q --universal --python-version 3.11 --generate-hashes --no-emit-i
 	--no-emit-find-links --no-header --no-annotate --all-extras --group dev
 SOURCES := modelyard gateway services benchmarks tests tools
 
-.PHONY: help demo up test check generate format bench bench-embedded bench-tail bench-shadow bench-peers bench-workers soak soak-races soak-cancels soak-lane soak-front floors lock clean
+.PHONY: help demo up test campaigns check generate format bench bench-embedded bench-tail bench-shadow bench-peers bench-workers soak soak-races soak-cancels soak-lane soak-front floors lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,10 +34,13 @@ up: .venv/stamp ## The whole yard on this machine, in the foreground
 	@$(BIN)/modelyard up $(ARGS)
 
 # Continuous integration (CI set) must have perf_analyzer; elsewhere its test tells why it skips.
-test: .venv/stamp ## All tests; ARGS='-k name' chooses
+test: .venv/stamp ## All tests but campaigns; ARGS='-k name' chooses
 	@$(BIN)/python tools/perf_analyzer.py || [ -z "$${CI:-}" ]
 	@$(BIN)/python tools/node_client.py || [ -z "$${CI:-}" ]
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not campaign' $(ARGS)
+
+campaigns: .venv/stamp ## Load and faults over every front, lane and number of workers (10 minutes)
+	@$(BIN)/python -m pytest -q -m campaign $(ARGS)
 
 check: .venv/stamp ## Format, lint, types, import directions, contracts, stubs, lock
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }

@@ -473,7 +473,10 @@ ZOMBIES = pytest.mark.xfail(reason="grpc.aio cancels calls that wait for it when
         *(pytest.param("grpcio", lane, marks=ZOMBIES) for lane in LANES),
         *(pytest.param("envoy", lane, marks=only_envoy) for lane in LANES),
         # The port drains before its workers do.
-        *(pytest.param(front, "frames", marks=only_envoy) for front in ("grpcio-2", "envoy-2")),
+        *(
+            pytest.param(front, "frames", marks=(only_envoy, pytest.mark.campaign))
+            for front in ("grpcio-2", "envoy-2")
+        ),
     ],
 )
 async def test_a_drain_under_load_fails_no_call(

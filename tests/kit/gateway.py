@@ -22,7 +22,10 @@ FRONTS = ["grpcio", pytest.param("envoy", marks=only_envoy)]
 # With two processes behind the port, too.
 GATEWAYS = [
     *FRONTS,
-    *(pytest.param(f"{front}-2", marks=only_envoy) for front in ("grpcio", "envoy")),
+    *(
+        pytest.param(f"{front}-2", marks=(only_envoy, pytest.mark.campaign))
+        for front in ("grpcio", "envoy")
+    ),
 ]
 # Of whole yards: a front and a lane.
 WAYS = [

@@ -17,6 +17,8 @@ from tests.kit.scale import scale
 from tests.kit.traffic import Traffic
 from tests.kit.yard import LANES, Yard, eventually, running_yard
 
+pytestmark = pytest.mark.campaign
+
 MODEL = "scale"
 # Live before and after each test.
 LIVE = 2

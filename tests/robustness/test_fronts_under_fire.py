@@ -12,6 +12,8 @@ from tests.kit import graphs
 from tests.kit.gateway import WAYS, Gateway, flags_of, running_gateway
 from tests.kit.yard import LANES, Yard, eventually, running_yard
 
+pytestmark = pytest.mark.campaign
+
 CASES = 1500
 
 

@@ -27,7 +27,7 @@ from tests.kit.yard import Yard, eventually, running_yard
 
 MODEL = "scale"
 WORKERS = 2
-pytestmark = only_envoy
+pytestmark = [only_envoy, pytest.mark.campaign]
 
 
 @pytest.fixture(scope="module", params=["envoy", "grpcio"])

@@ -10,6 +10,7 @@ import gc
 import logging
 import math
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -121,6 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a host; gives its exit code."""
     settings = parse(argv)
     logs.configure("host")
+    # The kernel hangs up on stopped processes whose parent has ended; a host outlives its
+    # supervisor, stopped or not (setpgid(2), orphaned process groups).
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threads = settings.threads or cpus.available()
     try:
         model, usual_ns = prepare(settings, threads)
