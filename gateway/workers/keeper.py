@@ -131,7 +131,8 @@ class Keeper:
     async def _probe(self) -> None:
         """Ends the process where it hangs."""
         clock = asyncio.get_running_loop().time
-        asked, until = self._running, 0.0
+        asked: asyncio.Task[int] | None = None
+        until = math.inf
         while True:
             await asyncio.sleep(min(_ASKED, self._hung))
             if asked is not self._running:

@@ -156,6 +156,19 @@ async def test_what_hangs_before_it_was_heard_is_ended_too(
     await keeper.close()
 
 
+async def test_a_start_that_takes_its_time_is_waited_for(tmp_path: Path) -> None:
+    worker = Worker()
+    worker.stops = "starting"
+    # It is looked at every 10 ms.
+    keeper = keeper_of(worker, tmp_path, [], hung=0.01)
+    keeping = asyncio.create_task(keeper.keep())
+    await asyncio.sleep(0.5)
+    assert (worker.runs, worker.killed) == (1, 0)
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    await keeper.close()
+
+
 async def test_who_is_no_longer_kept_is_gone(tmp_path: Path) -> None:
     worker = Worker()
     keeper = keeper_of(worker, tmp_path, [])
