@@ -173,6 +173,16 @@ def gateway_by_grpc(setting: Setting) -> Started:
     return _gateway(setting, "gateway-by-grpc", "--lane", "grpc")
 
 
+def gateway_by_http2(setting: Setting) -> Started:
+    """A gateway that speaks HTTP/2 itself, and the same host."""
+    return _gateway(setting, "gateway-http2", "--front", "http2")
+
+
+def gateway_by_http2_and_grpc(setting: Setting) -> Started:
+    """The same, and gRPC to the host."""
+    return _gateway(setting, "gateway-http2-grpc", "--front", "http2", "--lane", "grpc")
+
+
 def gateway_inside_envoy(setting: Setting) -> Started:
     """A gateway inside Envoy, and the same host."""
     if why := envoy_front.missing():
@@ -263,6 +273,11 @@ STARTERS: dict[str, tuple[str, Callable[[Setting], Started]]] = {
     "envoy-bare": ("Envoy, 1 worker + bare grpc.aio server", envoy_before_bare),
     "gateway": ("Modelyard gateway + host", gateway),
     "gateway-grpc": ("Modelyard gateway + host, gRPC between them", gateway_by_grpc),
+    "gateway-http2": ("Modelyard gateway by HTTP/2 of its own + host", gateway_by_http2),
+    "gateway-http2-grpc": (
+        "Modelyard gateway by HTTP/2 of its own + host, gRPC between them",
+        gateway_by_http2_and_grpc,
+    ),
     "gateway-envoy": ("Modelyard gateway inside Envoy + host", gateway_inside_envoy),
     "gateway-envoy-grpc": (
         "Modelyard gateway inside Envoy + host, gRPC between them",

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import structlog
 
 from gateway.fronts import envoy
+from gateway.run import run_front
 from gateway.settings import GatewaySettings
 from modelyard import logs
 from modelyard.errors import FailedPrecondition, InvalidArgument
-from modelyard.server import signals
 from modelyard.settings import load
 
 _log = structlog.get_logger(__name__)
@@ -26,26 +26,22 @@ def main(argv: Sequence[str]) -> int:
     try:
         if settings.workers > 1:
             return asyncio.run(_serve_by_several(settings))
-        if _inside_envoy(settings):
+        if _front(settings) == "envoy":
             from gateway.fronts.envoy import process
 
             return asyncio.run(process.run(settings))
-        return asyncio.run(_serve(settings))
+        return run_front(settings)
     except (FailedPrecondition, InvalidArgument) as error:
         print(error.message, file=sys.stderr)
         return 2
 
 
-def _inside_envoy(settings: GatewaySettings) -> bool:
-    """Whether Envoy stands before; raises FailedPrecondition where it must and cannot."""
-    if settings.front == "grpcio":
-        return False
-    missing = envoy.missing()
-    if missing and settings.front == "envoy":
+def _front(settings: GatewaySettings) -> str:
+    """Which front it is; raises FailedPrecondition where it cannot be had."""
+    front = "http2" if settings.front == "auto" else settings.front
+    if front == "envoy" and (missing := envoy.missing()):
         raise FailedPrecondition(f"front 'envoy': {missing}", field="front")
-    if missing:
-        _log.info("front", front="grpcio", because=missing)
-    return not missing
+    return front
 
 
 async def _serve_by_several(settings: GatewaySettings) -> int:
@@ -56,19 +52,10 @@ async def _serve_by_several(settings: GatewaySettings) -> int:
     from gateway.fronts.envoy.process import inside
     from gateway.workers import child, process
 
-    within = _inside_envoy(settings)
-    worker = inside if within else child.run
+    front = _front(settings)
+    worker = inside if front == "envoy" else child.run
     services = contracts.services(bool(settings.shadow))
-    return await process.run(settings, worker, services, rest=within)
-
-
-async def _serve(settings: GatewaySettings) -> int:
-    # Not before: in Envoy's process another instance is the gateway, and this one only waits.
-    from gateway.serve import serve
-
-    async with signals() as ending:
-        await serve(settings, ending)
-    return 0
+    return await process.run(settings, worker, services, rest=front != "grpcio")
 
 
 if __name__ == "__main__":

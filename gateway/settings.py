@@ -41,8 +41,8 @@ class GatewaySettings(ServerSettings):
     payloads: str = Field(
         "", description="The payload store: a folder or an fsspec URL; empty leaves them out."
     )
-    front: Literal["auto", "envoy", "grpcio"] = Field(
-        "auto", description="Takes calls; auto is Envoy with the gateway inside, if installed."
+    front: Literal["auto", "http2", "envoy", "grpcio"] = Field(
+        "auto", description="Takes calls: our own, Envoy with the gateway inside, or grpc.aio."
     )
     workers: int = Field(
         1, ge=1, le=64, description="Processes that share the port's calls; above 1 needs Envoy."

@@ -20,10 +20,10 @@ def make_request_id() -> str:
     return f"{_prefix}-{next(_count):x}"
 
 
-def forwarded(received: Iterable[tuple[str, str | bytes]]) -> tuple[Metadata, str]:
-    """Splits a caller's metadata into what hosts should see, and the request's id.
+def split(received: Iterable[tuple[str, str | bytes]]) -> tuple[Metadata, str]:
+    """What of a caller's metadata hosts should see, and what the caller calls the request.
 
-    Raises:
+    The name is "" where it has none. Raises:
         InvalidArgument: A value is not printable ASCII, which some next hop would not take.
     """
     request_id = ""
@@ -35,9 +35,14 @@ def forwarded(received: Iterable[tuple[str, str | bytes]]) -> tuple[Metadata, st
             request_id = value if isinstance(value, str) else ""
         elif key not in _OURS and not key.startswith("grpc-"):
             passed.append((key, value))
-    request_id = request_id or make_request_id()
-    passed.append((REQUEST_ID, request_id))
     return tuple(passed), request_id
+
+
+def forwarded(received: Iterable[tuple[str, str | bytes]]) -> tuple[Metadata, str]:
+    """The same, with an identifier in any case, which goes to hosts too; raises as `split`."""
+    passed, request_id = split(received)
+    request_id = request_id or make_request_id()
+    return (*passed, (REQUEST_ID, request_id)), request_id
 
 
 def provenance(answer: Answer, request_id: str) -> Metadata:

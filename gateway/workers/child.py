@@ -1,4 +1,4 @@
-"""A worker behind grpc.aio: a process of its own, and what runs in it.
+"""A worker with its front in its own process: a process of its own, and what runs in it.
 
 Run as `python -m gateway.workers.child` by the parent, with what it is told in the environment.
 """
@@ -10,11 +10,11 @@ import sys
 from contextlib import suppress
 from typing import Final
 
+from gateway.run import run_front
 from gateway.settings import GatewaySettings
 from gateway.workers.group import Group
 from modelyard import logs
 from modelyard.errors import FailedPrecondition, InvalidArgument
-from modelyard.server import signals
 from modelyard.yard import tether
 
 # In the environment: the settings and the group, as JSON.
@@ -60,24 +60,16 @@ async def run(settings: GatewaySettings, ending: asyncio.Event, group: Group) ->
     return process.returncode or 0
 
 
-async def _serve(settings: GatewaySettings, group: Group) -> None:
-    from gateway.serve import serve
-
-    async with signals() as ending:
-        await serve(settings, ending, group=group)
-
-
 def main() -> int:
     """Serves as the environment says."""
     told = json.loads(os.environ.pop(_TOLD))
     settings = GatewaySettings(**told["settings"])
     logs.configure("gateway", level=settings.log_level)
     try:
-        asyncio.run(_serve(settings, Group.of(told["group"])))
+        return run_front(settings, Group.of(told["group"]))
     except (FailedPrecondition, InvalidArgument) as error:
         print(error.message, file=sys.stderr)
         return _WRONG
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from google.protobuf.descriptor import FileDescriptor
 from gateway.contracts import CONTRACTS
 from gateway.control import SHADOW_FILES
 from gateway.fronts.envoy import parts
-from gateway.fronts.envoy.parts import REST, Front, Json, typed
+from gateway.fronts.envoy.parts import Front, Json, typed
+from gateway.fronts.paths import INFER, REST
 from modelyard.contracts import repeatable
 
 # What belongs to the processes themselves.
@@ -163,8 +164,8 @@ def _routes(rest: bool) -> Iterator[Json]:
     yield {"match": {"prefix": _HEALTH}, "route": {"cluster": "parent", "timeout": "0s"}}
     yield {"match": {"prefix": _INSIDE}, "direct_response": {"status": 404}}
     # First what is called most: they are tried one after the other.
-    paths = sorted(_repeatable((*CONTRACTS, *SHADOW_FILES)), key=lambda path: path != parts.INFER)
-    for path in paths:
+    again = _repeatable((*CONTRACTS, *SHADOW_FILES))
+    for path in sorted(again, key=lambda path: path != INFER):
         yield _to_workers({"path": path}, _UNANSWERED)
     if rest:
         # Inference, and what is read.

@@ -51,7 +51,7 @@ def up(
     front: Annotated[
         str,
         typer.Option(
-            "--front", metavar="auto|envoy|grpcio", help="What takes calls; auto: as installed."
+            "--front", metavar="auto|http2|envoy|grpcio", help="What takes calls; auto: http2."
         ),
     ] = "auto",
     workers: Annotated[

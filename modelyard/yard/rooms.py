@@ -14,7 +14,7 @@ from modelyard.yard.layout import Layout
 
 _PATIENCE = 1.0
 # See the gateway's setting of this name.
-FRONTS = ("auto", "envoy", "grpcio")
+FRONTS = ("auto", "http2", "envoy", "grpcio")
 
 
 @dataclass(frozen=True, slots=True)

@@ -386,8 +386,8 @@ def http(gateway: Gateway, method: str, path: str, body: Any = None) -> tuple[in
 
 @pytest.fixture
 def rest(gateway: Gateway) -> Gateway:
-    if not gateway.front.startswith("envoy"):
-        pytest.skip("REST comes with the front inside Envoy")
+    if gateway.front.startswith("grpcio"):
+        pytest.skip("grpc.aio speaks gRPC alone")
     return gateway
 
 
@@ -471,11 +471,12 @@ ZOMBIES = pytest.mark.xfail(reason="grpc.aio cancels calls that wait for it when
     ("front", "lane"),
     [
         *(pytest.param("grpcio", lane, marks=ZOMBIES) for lane in LANES),
+        *(pytest.param("http2", lane) for lane in LANES),
         *(pytest.param("envoy", lane, marks=only_envoy) for lane in LANES),
         # The port drains before its workers do.
         *(
             pytest.param(front, "frames", marks=(only_envoy, pytest.mark.campaign))
-            for front in ("grpcio-2", "envoy-2")
+            for front in ("grpcio-2", "http2-2", "envoy-2")
         ),
     ],
 )

@@ -18,19 +18,21 @@ from tests.kit.yard import LANES
 
 only_envoy = pytest.mark.skipif(bool(envoy.missing()), reason=envoy.missing())
 # For a fixture's or a test's `params`.
-FRONTS = ["grpcio", pytest.param("envoy", marks=only_envoy)]
+FRONTS = ["grpcio", "http2", pytest.param("envoy", marks=only_envoy)]
 # With two processes behind the port, too.
 GATEWAYS = [
     *FRONTS,
     *(
         pytest.param(f"{front}-2", marks=(only_envoy, pytest.mark.campaign))
-        for front in ("grpcio", "envoy")
+        for front in ("grpcio", "http2", "envoy")
     ),
 ]
 # Of whole yards: a front and a lane.
 WAYS = [
     *(pytest.param(("grpcio", lane), id=f"grpcio-{lane}") for lane in LANES),
+    *(pytest.param(("http2", lane), id=f"http2-{lane}") for lane in LANES),
     *(pytest.param(("envoy", lane), id=f"envoy-{lane}", marks=only_envoy) for lane in LANES),
+    pytest.param(("http2-2", "frames"), id="http2-2-frames", marks=only_envoy),
     pytest.param(("envoy-2", "frames"), id="envoy-2-frames", marks=only_envoy),
 ]
 

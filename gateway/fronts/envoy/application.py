@@ -1,43 +1,23 @@
-"""Answers the hot methods, and REST, over ASGI, which Envoy brings by way of pyvoy.
+"""The ASGI application inside Envoy, which pyvoy calls.
 
-Two things that ASGI does not say, and how they are had:
-
-- That the caller gave up, once its request is whole: `receive` then answers at once, for ever, that
-  the body has ended. Envoy's access log tells of it instead, down a pipe (see `Resets`).
-- A status without a body (gRPC's Trailers-Only): headers, and an empty body without trailers.
+ASGI does not say that the caller gave up, once its request is whole: `receive` then answers at
+once, for ever, that the body has ended. Envoy's access log tells of it instead, down a pipe (see
+`Resets`).
 """
 
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, suppress
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
-from gateway import envelope
-from gateway.fronts import wire
-from gateway.fronts.calls import call_of
+from gateway.fronts import asgi, wire
+from gateway.fronts.asgi import Receive, Scope, Send
 from gateway.fronts.envoy.config import GIVEN_ID, REQUEST_ID_HEADER
-from gateway.fronts.envoy.parts import INFER, STREAM
-from gateway.fronts.envoy.rest import Rest
-from gateway.fronts.metadata import forwarded, provenance
-from gateway.fronts.streams import answers
+from gateway.fronts.rest import Rest
 from gateway.stack import Service
-from modelyard.errors import Cancelled, DeadlineExceeded, Internal, ModelyardError
-from modelyard.interceptors import as_ours
-from modelyard.metadata import REQUEST_ID
-from modelyard.status import trailing_metadata
 
-Scope: TypeAlias = dict[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
-Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
-Handler: TypeAlias = Callable[["Headers", Receive, Send], Awaitable[None]]
-
-_BASE = [
-    (b"content-type", wire.CONTENT_TYPE),
-    (b"grpc-accept-encoding", wire.ENCODINGS),
-]
-_START = {"type": "http.response.start", "status": 200, "headers": _BASE, "trailers": True}
 # Resets that came before their call did; more of them at a time means that they are of others.
 _EARLY = 1024
 
@@ -87,30 +67,19 @@ class Resets:
                 self._early.popitem(last=False)
 
 
-class Headers:
-    """What of a request's headers a call needs, found in one turn.
+class Headers(asgi.Headers):
+    """The same; and Envoy's identifier of the stream, which stands in the place of the caller's."""
 
-    Raises:
-        ModelyardError: A header is not what gRPC says.
-    """
-
-    __slots__ = ("content_type", "encoding", "passed", "stream", "timeout")
+    __slots__ = ("stream",)
 
     def __init__(self, headers: list[wire.Header]) -> None:
-        self.stream = self.encoding = self.timeout = self.content_type = b""
-        given = b""
+        super().__init__(headers)
+        self.stream = given = b""
         passed = []
-        for pair in headers:
-            key = pair[0]
-            if key == b"grpc-timeout":
-                self.timeout = pair[1]
-            elif key == b"grpc-encoding":
-                self.encoding = pair[1]
-            elif key == REQUEST_ID_HEADER:
+        for pair in self.passed:
+            if pair[0] == REQUEST_ID_HEADER:
                 self.stream = pair[1]
-            elif key == b"content-type":
-                self.content_type = pair[1]
-            elif key == GIVEN_ID:
+            elif pair[0] == GIVEN_ID:
                 given = pair[1]
             else:
                 passed.append(pair)
@@ -119,8 +88,8 @@ class Headers:
         self.passed = passed
 
 
-class Application:
-    """Answers `ModelInfer` and `ModelStreamInfer`.
+class Application(asgi.Application):
+    """Answers as long as the caller waits.
 
     Args:
         service: The stack.
@@ -138,12 +107,8 @@ class Application:
         resets: Resets,
         rest: Rest,
     ) -> None:
-        self._service = service
-        self._clock = clock
-        self._limit = limit
+        super().__init__(service, clock, limit, rest)
         self._resets = resets
-        self._rest = rest
-        self._handlers: dict[str, Handler] = {INFER: self._infer, STREAM: self._stream}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -151,187 +116,10 @@ class Application:
         if not self._resets.begin(headers.stream):
             return
         try:
-            await self._answer(scope, headers, receive, send)
+            await self.answer(scope, headers, receive, send)
         except asyncio.CancelledError:
             # The caller gave up, and nobody is left to be told. A task that ends as cancelled makes
             # pyvoy panic.
             return
         finally:
             self._resets.end(headers.stream)
-
-    async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        try:
-            handler = self._handlers.get(path)
-            if handler is None:
-                await self._rest.answer(scope["method"], path, headers.passed, receive, send)
-            elif not headers.content_type.startswith(wire.CONTENT_TYPE):
-                await send({"type": "http.response.start", "status": 415, "headers": []})
-                await send({"type": "http.response.body", "body": b""})
-            else:
-                await handler(headers, receive, send)
-        except OSError:
-            # pyvoy's word for a caller that is gone.
-            return
-        except Exception as error:  # Whatever it is, the caller gets a status.
-            ours = as_ours(error, path, _text(headers))
-            with suppress(OSError):
-                await _refuse(send, ours)
-
-    async def _infer(self, headers: Headers, receive: Receive, send: Send) -> None:
-        now = self._clock()
-        remaining = wire.seconds(headers.timeout) if headers.timeout else None
-        metadata, request_id = forwarded(wire.metadata(headers.passed))
-        told: tuple[tuple[str, str | bytes], ...] = ((REQUEST_ID, request_id),)
-        try:
-            messages = wire.Messages(self._limit, headers.encoding)
-            payload = await _one(messages, receive, remaining)
-            head = envelope.read(payload)
-            call = call_of(head, payload, remaining, metadata, request_id, now)
-            answer = await self._service(call)
-        except TimeoutError:
-            late = DeadlineExceeded("the deadline passed before the request was here")
-            await _refuse(send, late, told)
-            return
-        except ModelyardError as error:
-            await _refuse(send, error, told)
-            return
-        told = provenance(answer, request_id)
-        await send(_START)
-        await send({"type": "http.response.body", "body": wire.framed(answer.payload)})
-        await send(_trailers(wire.status(0) + wire.headers(told)))
-
-    async def _stream(self, headers: Headers, receive: Receive, send: Send) -> None:
-        clock = self._clock
-        received = wire.metadata(headers.passed)
-        until = clock() + wire.seconds(headers.timeout) if headers.timeout else None
-        messages = wire.Messages(self._limit, headers.encoding)
-        begun = False
-
-        def remaining() -> float | None:
-            return None if until is None else until - clock()
-
-        try:
-            async with (
-                asyncio.timeout(remaining()),
-                aclosing(
-                    answers(self._service, _all(messages, receive), received, remaining, clock)
-                ) as stream,
-            ):
-                async for answer in stream:
-                    if not begun:
-                        await send(_START)
-                        begun = True
-                    # Returns once Envoy took it: a slow reader slows the stream.
-                    body = wire.framed(answer)
-                    more = {"type": "http.response.body", "body": body, "more_body": True}
-                    await _taken(send(more))
-        except TimeoutError:
-            failure: ModelyardError | None = DeadlineExceeded("the stream's deadline passed")
-        except ModelyardError as error:
-            failure = error
-        else:
-            failure = None
-        if failure is not None and not begun:
-            await _refuse(send, failure)
-            return
-        if not begun:
-            await send(_START)
-        await send({"type": "http.response.body", "body": b""})
-        await send(_trailers(wire.status(0) if failure is None else _status(failure)))
-
-
-def _taken(sending: Awaitable[None]) -> Awaitable[None]:
-    """Waits for what pyvoy sets, even where nobody waits for it any more: with an error, too."""
-    sent = asyncio.ensure_future(sending)
-    sent.add_done_callback(_looked_at)
-    return asyncio.shield(sent)
-
-
-def _looked_at(sent: "asyncio.Future[Any]") -> None:
-    if not sent.cancelled():
-        sent.exception()
-
-
-async def _one(messages: wire.Messages, receive: Receive, seconds: float | None) -> bytes:
-    """The one message of a unary request; raises TimeoutError where it is not here in time."""
-    until = None if seconds is None else asyncio.get_running_loop().time() + seconds
-    event = await _next(receive, seconds)
-    if event["type"] == "http.request" and not event["more_body"]:
-        got = messages.feed(event["body"])
-        messages.end()
-    else:
-        got = []
-        async with asyncio.timeout_at(until):
-            async for message in _all(messages, receive, event):
-                got.append(message)
-                if len(got) > 1:
-                    break
-    if len(got) != 1:
-        count = "none" if not got else "more"
-        raise Internal(f"one message is awaited, {count} came")
-    return got[0]
-
-
-async def _all(
-    messages: wire.Messages, receive: Receive, event: dict[str, Any] | None = None
-) -> AsyncIterator[bytes]:
-    """The messages of a request, from this event on until its end."""
-    while True:
-        event = event or await _next(receive)
-        if event["type"] != "http.request":
-            raise Cancelled("the caller is gone")
-        for message in messages.feed(event["body"]):
-            yield message
-        if not event["more_body"]:
-            messages.end()
-            return
-        event = None
-
-
-async def _next(receive: Receive, seconds: float | None = None) -> dict[str, Any]:
-    """What Envoy says next; raises TimeoutError where it says nothing in time.
-
-    What `asyncio.timeout` and `asyncio.shield` do, at a third of their cost: pyvoy sets what
-    `receive` gave, even where nobody waits for it any more.
-    """
-    given = asyncio.ensure_future(receive())
-    loop = asyncio.get_running_loop()
-    heard: asyncio.Future[None] = loop.create_future()
-
-    def hear(_: object = None) -> None:
-        if not heard.done():
-            heard.set_result(None)
-        elif given.done():
-            _looked_at(given)
-
-    given.add_done_callback(hear)
-    timer = None if seconds is None else loop.call_later(seconds, hear)
-    try:
-        await heard
-    finally:
-        if timer is not None:
-            timer.cancel()
-    if not given.done():
-        raise TimeoutError
-    return given.result()
-
-
-def _status(error: ModelyardError, told: wire.Metadata = ()) -> list[wire.Header]:
-    sent = (*told, *trailing_metadata(error))
-    return wire.status(int(error.code), error.message) + wire.headers(sent)
-
-
-def _trailers(headers: list[wire.Header]) -> dict[str, Any]:
-    return {"type": "http.response.trailers", "headers": headers}
-
-
-async def _refuse(send: Send, error: ModelyardError, told: wire.Metadata = ()) -> None:
-    """A status, and nothing before it."""
-    headers = _BASE + _status(error, told)
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _text(headers: Headers) -> list[tuple[str, str | bytes]]:
-    return [(k.decode("latin-1"), v.decode("latin-1")) for k, v in headers.passed]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from gateway.fronts.envoy import parts
-from gateway.fronts.envoy.parts import INFER, REST, STREAM, TYPES, Front, Json, typed
+from gateway.fronts.envoy.parts import TYPES, Front, Json, typed
+from gateway.fronts.paths import INFER, REST, STREAM
 
 # Made by Envoy for each stream, and what the caller gave in its place, put aside.
 REQUEST_ID_HEADER: Final = b"x-request-id"

@@ -14,11 +14,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from gateway.fronts.asgi import Receive, Scope, Send
+from gateway.fronts.behind import behind
 from gateway.fronts.envoy import config
 from gateway.fronts.envoy.admin import Admin, NoAnswer
-from gateway.fronts.envoy.application import Application, Receive, Resets, Scope, Send
+from gateway.fronts.envoy.application import Application, Resets
 from gateway.fronts.envoy.link import DRAIN, TOLD, Told
-from gateway.fronts.envoy.rest import Rest
+from gateway.fronts.rest import Rest
 from gateway.settings import GatewaySettings
 from gateway.stack import Service
 from gateway.workers.group import Group
@@ -71,7 +73,7 @@ class Inside:
         self._admin = Admin(self._files.admin)
         self._settings = settings
         try:
-            await serve(_behind(settings, self._files), self._ending, self, group)
+            await serve(behind(settings, self._files.behind), self._ending, self, group)
         except ModelyardError as error:
             link.send(error.message.encode())
         else:
@@ -111,19 +113,6 @@ class Inside:
     async def drained(self) -> None:
         """See `gateway.serve.Outer`."""
         await self._admin.left(self._settings.drain_grace)
-
-
-def _behind(settings: GatewaySettings, files: config.Files) -> GatewaySettings:
-    """The settings of the server behind Envoy, to which Envoy alone speaks."""
-    return settings.model_copy(
-        update={
-            "listen": f"unix:{files.behind}",
-            "tls_cert": None,
-            "tls_key": None,
-            "tls_client_ca": None,
-            "max_connection_age": 0.0,
-        }
-    )
 
 
 application = Inside()

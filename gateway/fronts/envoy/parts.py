@@ -12,9 +12,6 @@ from typing import Any, Final, TypeAlias
 Json: TypeAlias = dict[str, Any]
 
 LISTENER: Final = "front"
-INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
-STREAM: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
-REST: Final = "/v2"
 # A connection that is asked to go may still begin calls for so long: some are on their way.
 GOING: Final = 0.2
 # Connections at a time; each takes a file descriptor.

@@ -17,18 +17,18 @@ def settings(front: str) -> GatewaySettings:
 
 
 @pytest.mark.parametrize(
-    ("front", "missing", "inside"),
-    [("auto", "", True), ("auto", "gone", False), ("envoy", "", True), ("grpcio", "", False)],
+    ("front", "taken"),
+    [("auto", "http2"), ("http2", "http2"), ("envoy", "envoy"), ("grpcio", "grpcio")],
 )
-def test_a_front_is_chosen(monkeypatch, front: str, missing: str, inside: bool) -> None:
-    monkeypatch.setattr(envoy, "missing", lambda: missing)
-    assert main._inside_envoy(settings(front)) is inside
+def test_a_front_is_chosen(monkeypatch, front: str, taken: str) -> None:
+    monkeypatch.setattr(envoy, "missing", lambda: "")
+    assert main._front(settings(front)) == taken
 
 
 def test_a_front_that_is_wanted_and_missing_is_told(monkeypatch, capsys) -> None:
     monkeypatch.setattr(envoy, "missing", lambda: "pyvoy is not installed")
     with pytest.raises(FailedPrecondition, match="pyvoy is not installed"):
-        main._inside_envoy(settings("envoy"))
+        main._front(settings("envoy"))
     assert main.main(["--registry", "unix:/r", "--front", "envoy"]) == 2
     assert "pyvoy is not installed" in capsys.readouterr().err
 

@@ -10,8 +10,8 @@ from gateway.call import Answer, Call
 from gateway.fronts import wire
 from gateway.fronts.envoy.application import Application, Resets
 from gateway.fronts.envoy.config import GIVEN_ID
-from gateway.fronts.envoy.parts import INFER, STREAM
-from gateway.fronts.envoy.rest import Rest
+from gateway.fronts.paths import INFER, STREAM
+from gateway.fronts.rest import Rest
 from gateway.plan import Kind
 from modelyard.errors import ModelNotFound
 from modelyard.inference.v2 import open_inference_pb2 as pb

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.fronts import envoy
+from gateway.fronts import envoy, paths
 from gateway.fronts.envoy import config, parts
 
 only_envoy = pytest.mark.skipif(bool(envoy.missing()), reason=envoy.missing())
@@ -45,7 +45,7 @@ def test_one_application_takes_the_hot_methods_alone(tmp_path: Path) -> None:
     # Each would have a loop of its own, and a gateway.
     assert text.count("DynamicModuleFilter") == 1
     assert text.count('"exact"') == 2
-    assert parts.INFER in text and parts.STREAM in text
+    assert paths.INFER in text and paths.STREAM in text
 
 
 @only_envoy

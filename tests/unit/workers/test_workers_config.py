@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.fronts import paths
 from gateway.fronts.envoy import parts, without_application
 from gateway.workers import config
 
@@ -37,13 +38,13 @@ def retried_on(held: parts.Json, path: str) -> str:
 @pytest.mark.parametrize(
     ("path", "again"),
     [
-        (parts.INFER, True),
+        (paths.INFER, True),
         ("/inference.GRPCInferenceService/ModelReady", True),
         ("/modelyard.gateway.v1.GatewayService/GetStatus", True),
         ("/modelyard.registry.v1.RegistryService/Watch", True),
         ("/v2/models/m/infer", True),
         # A stream may have been answered in part; a change may have been made.
-        (parts.STREAM, False),
+        (paths.STREAM, False),
         ("/modelyard.registry.v1.RegistryService/SetLabel", False),
         ("/modelyard.gateway.v1.GatewayService/RecordFeedback", False),
         ("/inference.GRPCInferenceService/RepositoryModelLoad", False),

@@ -1,0 +1,241 @@
+"""Listens, tells HTTP/2 from HTTP/1.1 by the first bytes, and drains."""
+
+import asyncio
+import os
+import random
+import shutil
+import socket
+import ssl
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from gateway.fronts import asgi
+from gateway.fronts.behind import behind
+from gateway.fronts.http2 import frames
+from gateway.fronts.http2.application import Application
+from gateway.fronts.http2.connection import Connection
+from gateway.fronts.http2.http1 import Http1
+from gateway.fronts.relay import Relay
+from gateway.fronts.rest import Rest
+from gateway.serve import serve
+from gateway.settings import GatewaySettings
+from gateway.stack import Service
+from gateway.workers.group import Group
+from modelyard.channels import open_channel
+from modelyard.errors import FailedPrecondition
+
+# Who connects has so long to say what it speaks, in seconds.
+_GREETING: Final = 10.0
+_BACKLOG: Final = 1_024
+
+Caller: TypeAlias = Connection | Http1
+
+
+async def run(settings: GatewaySettings, ending: asyncio.Event, group: Group | None = None) -> None:
+    """Serves until told to end; raises as `gateway.serve.serve`."""
+    with _folder() as folder:
+        front = Front(settings, folder / "grpc")
+        try:
+            await serve(behind(settings, folder / "grpc"), ending, front, group)
+        finally:
+            await front.close()
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    # Paths of sockets are short: not below the folder of a user's choice.
+    made = tempfile.mkdtemp(prefix="modelyard-front-")
+    try:
+        yield Path(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+class Front:
+    """What callers reach. Implements `gateway.serve.Outer`.
+
+    Args:
+        settings: Where and how it listens.
+        inner: The socket of the grpc.aio server, which answers what is not hot.
+
+    Raises:
+        FailedPrecondition: The address cannot be listened on, or a TLS file is none.
+    """
+
+    def __init__(self, settings: GatewaySettings, inner: Path) -> None:
+        self._settings = settings
+        self._tls = _tls(settings)
+        # Before anything else is begun: an address that is taken is told at once.
+        self._listening = _listening(settings.listen)
+        self._channel = open_channel(
+            f"unix:{inner}", max_message_bytes=settings.max_message_bytes, retries=False
+        )
+        self._server: asyncio.Server | None = None
+        self._callers: set[Caller] = set()
+        self._changed = asyncio.Event()
+        self._leaving = False
+
+    async def open(self, service: Service, clock: Callable[[], float]) -> str:
+        """Takes calls from now on; gives the address."""
+        limit = self._settings.max_message_bytes
+        rest = Rest(service, clock, limit, self._channel)
+        plain = asgi.Application(service, clock, limit, rest)
+        application = Application(service, clock, plain, Relay(self._channel, limit))
+
+        def http2() -> Connection:
+            return Connection(application.open, self._left, limit, clock)
+
+        def http1() -> Http1:
+            return Http1(application.answer, self._left)
+
+        make = asyncio.get_running_loop()
+        given: dict[str, Any] = {"ssl": self._tls, "backlog": _BACKLOG}
+        if self._tls is not None:
+            given["ssl_handshake_timeout"] = _GREETING
+        greeter = lambda: _Greeter(self, http2, http1)  # noqa: E731 - the two lines below share it
+        listen = self._settings.listen
+        if listen.startswith("unix:"):
+            self._server = await make.create_unix_server(greeter, sock=self._listening, **given)
+            return listen
+        self._server = await make.create_server(greeter, sock=self._listening, **given)
+        port = self._listening.getsockname()[1]
+        return f"{listen.rpartition(':')[0]}:{port}"
+
+    def came(self, caller: Caller) -> None:
+        """A connection has said what it speaks."""
+        self._callers.add(caller)
+        if self._leaving:
+            caller.leave()
+        elif age := self._settings.max_connection_age:
+            # Not all of those that came together.
+            asyncio.get_running_loop().call_later(random.uniform(0.9, 1.1) * age, caller.leave)
+
+    def _left(self, caller: Caller) -> None:
+        self._callers.discard(caller)
+        self._changed.set()
+
+    async def leave(self) -> None:
+        """Takes no connection any more, and asks those that there are to go; calls go on."""
+        self._leaving = True
+        if self._server is not None:
+            self._server.close()
+        if self._settings.listen.startswith("unix:"):
+            with suppress(OSError):
+                os.unlink(self._settings.listen.removeprefix("unix:"))
+        for caller in tuple(self._callers):
+            caller.leave()
+
+    async def drained(self) -> None:
+        """Returns when no caller is left, or the grace is over: then it ends them."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_grace):
+                while self._callers:
+                    self._changed.clear()
+                    await self._changed.wait()
+        for caller in tuple(self._callers):
+            caller.abort()
+
+    async def close(self) -> None:
+        """Ends at once."""
+        if self._server is not None:
+            self._server.close()
+        self._listening.close()
+        for caller in tuple(self._callers):
+            caller.abort()
+        await self._channel.close()
+
+
+class _Greeter(asyncio.Protocol):
+    """A connection that has not said what it speaks."""
+
+    def __init__(
+        self, front: Front, http2: Callable[[], Connection], http1: Callable[[], Http1]
+    ) -> None:
+        self._front = front
+        self._http2, self._http1 = http2, http1
+        self._said = b""
+        self._transport: Any = None
+        self._timer = asyncio.get_running_loop().call_later(_GREETING, self._late)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._said += data
+        if self._said.startswith(frames.PREFACE):
+            self._become(self._http2(), self._said[len(frames.PREFACE) :])
+        elif not frames.PREFACE.startswith(self._said):
+            self._become(self._http1(), self._said)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._timer.cancel()
+
+    def _become(self, caller: Caller, rest: bytes) -> None:
+        self._timer.cancel()
+        self._transport.set_protocol(caller)
+        caller.connection_made(self._transport)
+        self._front.came(caller)
+        if rest:
+            caller.data_received(rest)
+
+    def _late(self) -> None:
+        self._transport.abort()
+
+
+def _listening(listen: str) -> socket.socket:
+    """A bound socket; raises FailedPrecondition."""
+    try:
+        if listen.startswith("unix:"):
+            return _unix(listen.removeprefix("unix:"))
+        host, _, port = listen.rpartition(":")
+        host = host.strip("[]")
+        both = host in ("", "::")
+        family, _, _, _, where = socket.getaddrinfo(
+            host or "::", int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        # Two processes on one port would share its calls in silence.
+        return socket.create_server(
+            where[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=both, reuse_port=False
+        )
+    except OSError as error:
+        raise FailedPrecondition(
+            f"listen {listen!r}: cannot be bound; is it taken?", field="listen"
+        ) from error
+
+
+def _unix(path: str) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.bind(path)
+        # Before it listens, so that nobody else was let in meanwhile.
+        os.chmod(path, 0o600)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _tls(settings: GatewaySettings) -> ssl.SSLContext | None:
+    """For TLS 1.2 at least; None without. Raises FailedPrecondition."""
+    if settings.tls_cert is None:
+        return None
+    for path in (settings.tls_cert, settings.tls_key, settings.tls_client_ca):
+        if path is not None and not os.access(path, os.R_OK):
+            raise FailedPrecondition(f"TLS: {str(path)!r} cannot be read")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        if settings.tls_client_ca is not None:
+            context.load_verify_locations(settings.tls_client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except ssl.SSLError as error:
+        raise FailedPrecondition(
+            f"TLS: {str(settings.tls_cert)!r}, its key or its authorities are not PEM, or do not"
+            f" belong together: {error.reason or error}"
+        ) from error
+    return context
