@@ -6,6 +6,7 @@ Serves on the last view of the registry whatever becomes of it.
 import asyncio
 import gc
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -91,7 +92,8 @@ async def serve(
         FailedPrecondition: An address is taken.
         InvalidArgument: The rules of redaction, or a Redis URL, are none.
     """
-    clock = asyncio.get_running_loop().time
+    # Not the loop's: uvloop's stands still within a turn, and counts milliseconds.
+    clock = time.monotonic
     async with AsyncExitStack() as ends:
         # Uploads and watches share the channel with nothing that a caller waits for.
         following = open_channel(settings.registry)

@@ -6,6 +6,7 @@ says why, and nothing else.
 
 import asyncio
 import logging
+import time
 from collections import deque
 from typing import Any
 
@@ -49,8 +50,10 @@ class Link(asyncio.BufferedProtocol):
         self._greeting = self.loop.call_later(GREETING, self._not_greeted)
         self._full = False
         self._backlog: deque[memoryview] = deque()
-        # While frames are being read, what is sent is held, to go as one.
-        self._held: list[bytes] | None = None
+        # What is sent in one turn of the loop, or while frames are being read, is held to go as one.
+        self._held: list[bytes] = []
+        self._reading = False
+        self._held_since = 0.0
         self.heard_at = 0.0
         self.gone: asyncio.Future[None] = self.loop.create_future()
         # The answer to a ping that found no room.
@@ -97,12 +100,13 @@ class Link(asyncio.BufferedProtocol):
             return
         if payload:
             frame += payload
-        if self._held is None:
-            self._transport.write(frame)
-            return
-        self._held.append(frame)
-        if self.loop.time() - self.heard_at > _TOGETHER:
-            self._release()
+        held = self._held
+        held.append(frame)
+        if self._reading:
+            if time.monotonic() - self._held_since > _TOGETHER:
+                self._release()
+        elif len(held) == 1:
+            self.loop.call_soon(self._release)
 
     def close(self, why: str) -> None:
         """Ends the connection, and tells the peer why."""
@@ -132,7 +136,9 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, count: int) -> None:
         """Takes the frames that became whole."""
-        self._held, self.heard_at = [], self.loop.time()
+        self._reading, self.heard_at = True, self.loop.time()
+        # The time of uvloop's clock stands still within a turn.
+        self._held_since = time.monotonic()
         try:
             for frame in self._parser.received(count):
                 if self.ended:
@@ -148,7 +154,7 @@ class Link(asyncio.BufferedProtocol):
             self.close(str(fault))
         finally:
             self._release()
-            self._held = None
+            self._reading = False
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
@@ -204,9 +210,11 @@ class Link(asyncio.BufferedProtocol):
 
     def _release(self) -> None:
         """Sends what is held."""
-        if self._held:
-            held, self._held = self._held, []
-            self._transport.write(held[0] if len(held) == 1 else b"".join(held))
+        held = self._held
+        if held:
+            whole = held[0] if len(held) == 1 else b"".join(held)
+            held.clear()
+            self._transport.write(whole)
 
     def _pump(self) -> None:
         backlog, write = self._backlog, self._transport.write

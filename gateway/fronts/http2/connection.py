@@ -69,6 +69,8 @@ class Connection(asyncio.Protocol):
         self._transport: Any = None
         self._paused = self._over = self._greeted = False
         self._rest = b""
+        # What is sent in one turn of the loop, to go as one.
+        self._held: list[bytes] = []
         # A DATA whose end is on its way: its stream, what is missing, its flags.
         self._data: tuple[int, int, int] | None = None
         # HEADERS whose end is on its way: their stream, flags and block.
@@ -149,9 +151,17 @@ class Connection(asyncio.Protocol):
         """Whether so much can go as one frame, now."""
         return size <= self.window and size <= self._their_frame and not self._paused
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Sends; nothing once the connection is over."""
+    def write(self, data: bytes) -> None:
+        """Sends, with all else of this turn of the loop; nothing once the connection is over."""
         if not self._over:
+            self._held.append(data)
+            if len(self._held) == 1:
+                self.loop.call_soon(self._release)
+
+    def write_now(self, data: memoryview) -> None:
+        """Sends what is large, after what waits."""
+        if not self._over:
+            self._release()
             self._transport.write(data)
 
     def send(self, stream: Stream) -> None:
@@ -414,6 +424,13 @@ class Connection(asyncio.Protocol):
 
     # Turns, ends.
 
+    def _release(self) -> None:
+        held = self._held
+        if held:
+            whole = held[0] if len(held) == 1 else b"".join(held)
+            held.clear()
+            self._transport.write(whole)
+
     def _go_round(self) -> None:
         """Gives every stream that waits for room its turn."""
         if self._turn is not None:
@@ -435,12 +452,14 @@ class Connection(asyncio.Protocol):
         _log.info("a connection ends: %s", fault.why)
         last = self._last if self._final is None else self._final
         self.write(frames.goaway(last, fault.code, fault.why))
+        self._release()
         self._end()
         self._transport.close()
 
     def _end(self) -> None:
         """Gives up what is under way."""
         self._over = True
+        self._held.clear()
         self._timer.cancel()
         if self._turn is not None:
             self._turn.cancel()
@@ -458,6 +477,7 @@ class Connection(asyncio.Protocol):
 
     def _leave_when_idle(self) -> None:
         if self._final is not None and not self.streams and not self._over:
+            self._release()
             self._over = True
             self._timer.cancel()
             self._transport.close()

@@ -177,7 +177,7 @@ class Stream:
             self.window -= size
             turn -= size
             connection.write(frames.head(size, frames.DATA, flags, self.id))
-            connection.write(piece)
+            connection.write_now(piece)
             if last:
                 self._close()
                 return True

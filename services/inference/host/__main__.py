@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import NoReturn
 
+import uvloop
+
 from modelyard import logs
 from modelyard.errors import InvalidArtifact
 from modelyard.inference.v2 import open_inference_pb2_grpc as pb_grpc
@@ -138,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What is loaded now lives as long as the process: the collector need not look at it.
     gc.collect()
     gc.freeze()
-    asyncio.run(serve(settings, model, usual_ns, threads))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings, model, usual_ns, threads))
     return 0
 
 
