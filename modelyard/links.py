@@ -50,7 +50,7 @@ class Link(asyncio.BufferedProtocol):
         self._greeting = self.loop.call_later(GREETING, self._not_greeted)
         self._full = False
         self._backlog: deque[memoryview] = deque()
-        # What is sent in one turn of the loop, or while frames are being read, is held to go as one.
+        # What is sent in one turn of the loop, or while frames are being read, goes as one.
         self._held: list[bytes] = []
         self._reading = False
         self._held_since = 0.0

@@ -64,6 +64,9 @@ class Http1(asyncio.Protocol):
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
+        # Nobody waits any more, neither to receive nor to send.
+        if self._came is not None and not self._came.done():
+            self._came.set_result(None)
         self._flows.set()
         self._left(self)
 
@@ -149,6 +152,8 @@ class Http1(asyncio.Protocol):
             self._transport.resume_reading()
             self._came = self._loop.create_future()
             await self._came
+        if self._transport.is_closing():
+            return {"type": "http.disconnect"}
         body = b"".join(self._chunks)
         self._chunks, self._size = [], 0
         return {"type": "http.request", "body": body, "more_body": not self._whole}

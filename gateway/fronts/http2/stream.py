@@ -321,19 +321,21 @@ class Conversation(Stream):
         """A part of its body, for who receives."""
         if data:
             self._chunks.append(data)
-        if self._came is not None and not self._came.done():
-            self._came.set_result(None)
+        self._hear()
 
     def drop(self) -> None:
-        """The caller gave it up."""
+        """The caller gave it up: nobody waits any more, neither to receive nor to send."""
         super().drop()
+        self._hear()
         self.wake()
 
     async def receive(self) -> dict[str, Any]:
         """ASGI's `receive`."""
-        if not (self._chunks or self.ended):
+        if not (self._chunks or self.ended or self.over):
             self._came = self.connection.loop.create_future()
             await self._came
+        if self.over:
+            return {"type": "http.disconnect"}
         body = b"".join(self._chunks)
         self._chunks.clear()
         if not self.ended:
@@ -366,6 +368,10 @@ class Conversation(Stream):
             self.headers(block)
         self.push(body, None if more else _OVER)
         await self.pushed()
+
+    def _hear(self) -> None:
+        if self._came is not None and not self._came.done():
+            self._came.set_result(None)
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
