@@ -155,7 +155,7 @@ def main() -> None:
     arguments = parser.parse_args()
     facts = machine.describe()
     spent = asyncio.run(paired(arguments.rounds, arguments.calls))
-    fronts = ["grpcio", *(["envoy"] if not envoy_front.missing() else [])]
+    fronts = ["http2", "grpcio", *(["envoy"] if not envoy_front.missing() else [])]
     own = {front: own_time(15.0, front) for front in fronts}
     medians = {name: statistics.median(found) for name, found in spent.items()}
     base = medians["no race"]

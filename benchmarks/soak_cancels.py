@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=1_000_000)
     parser.add_argument("--look-every", type=int, default=100_000)
-    parser.add_argument("--front", choices=("envoy", "grpcio"), default="envoy")
+    parser.add_argument("--front", choices=("http2", "envoy", "grpcio"), default="http2")
     parser.add_argument("--lane", choices=("grpc", "frames"), default="frames")
     arguments = parser.parse_args()
     facts = machine.describe()

@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--races", type=int, default=1_000_000)
     parser.add_argument("--look-every", type=int, default=100_000)
     parser.add_argument("--lane", choices=("auto", "grpc", "frames"), default="auto")
-    parser.add_argument("--front", choices=("auto", "envoy", "grpcio"), default="auto")
+    parser.add_argument("--front", choices=("auto", "http2", "envoy", "grpcio"), default="auto")
     arguments = parser.parse_args()
     facts = machine.describe()
     rows: list[dict[str, float]] = []

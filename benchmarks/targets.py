@@ -110,7 +110,7 @@ def host(setting: Setting) -> Started:
 def _yard(setting: Setting) -> Yard:
     """The one yard, whose one host everything stands before that stands before a host."""
     if not setting.yards:
-        running = setting.stack.enter_context(yard(setting.folder, "--front", "grpcio"))
+        running = setting.stack.enter_context(yard(setting.folder, "--front", "http2"))
         running.client.register(setting.name, setting.model, label="live", wait=True)
         setting.yards.append(running)
     return setting.yards[0]
@@ -170,17 +170,17 @@ def gateway(setting: Setting) -> Started:
 
 def gateway_by_grpc(setting: Setting) -> Started:
     """A gateway that asks the same host by gRPC."""
-    return _gateway(setting, "gateway-by-grpc", "--lane", "grpc")
+    return _gateway(setting, "gateway-by-grpc", "--front", "http2", "--lane", "grpc")
 
 
-def gateway_by_http2(setting: Setting) -> Started:
-    """A gateway that speaks HTTP/2 itself, and the same host."""
-    return _gateway(setting, "gateway-http2", "--front", "http2")
+def gateway_behind_grpcio(setting: Setting) -> Started:
+    """A gateway behind grpc.aio, and the same host."""
+    return _gateway(setting, "gateway-grpcio", "--front", "grpcio")
 
 
-def gateway_by_http2_and_grpc(setting: Setting) -> Started:
+def gateway_behind_grpcio_by_grpc(setting: Setting) -> Started:
     """The same, and gRPC to the host."""
-    return _gateway(setting, "gateway-http2-grpc", "--front", "http2", "--lane", "grpc")
+    return _gateway(setting, "gateway-grpcio-grpc", "--front", "grpcio", "--lane", "grpc")
 
 
 def gateway_inside_envoy(setting: Setting) -> Started:
@@ -199,11 +199,10 @@ def gateway_inside_envoy_by_grpc(setting: Setting) -> Started:
 
 
 def _gateway(setting: Setting, name: str, *flags: str) -> Started:
-    """A gateway beside the yard's own; where it is told no front, behind grpc.aio."""
+    """A gateway beside the yard's own."""
     port, log = free_port(), setting.log(name)
     registry = f"unix:{_yard(setting).layout.registry_socket}"
-    front = () if "--front" in flags else ("--front", "grpcio")
-    command = (sys.executable, "-m", "gateway", "--registry", registry, *front, *flags)
+    command = (sys.executable, "-m", "gateway", "--registry", registry, *flags)
     listen = ("--listen", f"127.0.0.1:{port}", "--metrics-listen", f"127.0.0.1:{free_port()}")
     process = setting.stack.enter_context(child(*command, *listen, log=log))
     wait_port(process, port, log)
@@ -273,10 +272,10 @@ STARTERS: dict[str, tuple[str, Callable[[Setting], Started]]] = {
     "envoy-bare": ("Envoy, 1 worker + bare grpc.aio server", envoy_before_bare),
     "gateway": ("Modelyard gateway + host", gateway),
     "gateway-grpc": ("Modelyard gateway + host, gRPC between them", gateway_by_grpc),
-    "gateway-http2": ("Modelyard gateway by HTTP/2 of its own + host", gateway_by_http2),
-    "gateway-http2-grpc": (
-        "Modelyard gateway by HTTP/2 of its own + host, gRPC between them",
-        gateway_by_http2_and_grpc,
+    "gateway-grpcio": ("Modelyard gateway behind grpc.aio + host", gateway_behind_grpcio),
+    "gateway-grpcio-grpc": (
+        "Modelyard gateway behind grpc.aio + host, gRPC between them",
+        gateway_behind_grpcio_by_grpc,
     ),
     "gateway-envoy": ("Modelyard gateway inside Envoy + host", gateway_inside_envoy),
     "gateway-envoy-grpc": (

@@ -1,4 +1,4 @@
-"""Where a call's time goes in the gateway inside Envoy (`python -m benchmarks.where`).
+"""Where a call's time goes in gateway and host (`python -m benchmarks.where`).
 
 By thread, the processor time and the waits of each call, at several calls in flight; and a flame
 graph of the time in which Python ran, where py-spy is installed (`pip install py-spy`). Results
@@ -97,11 +97,11 @@ def main() -> None:
         folder = Path(held)
         request = folder / "request"
         request.write_bytes(models.request("mlp", (1, models.WIDTH)))
-        with yard(folder, "--front", "envoy") as served:
+        with yard(folder) as served:
             served.client.register("mlp", models.mlp(folder / "mlp.onnx"), label="live", wait=True)
-            (envoy,) = served.processes("envoy", "--config-path")
+            (gateway,) = served.processes("-m gateway")
             (host,) = served.client.hosts("mlp")
-            pids = {"gateway": envoy.pid, "host": host.pid, "client": client.pid}
+            pids = {"gateway": gateway.pid, "host": host.pid, "client": client.pid}
             for in_flight in IN_FLIGHT:
                 order = Order(served.address, str(request), in_flight, given.seconds)
                 client.measure(order)
@@ -111,15 +111,14 @@ def main() -> None:
                 parts.append(f"## {in_flight} in flight: {told}\n\n{report.table(head, shown)}")
                 data.append({"in_flight": in_flight, "sample": asdict(sample), "threads": rows})
             order = Order(served.address, str(request), IN_FLIGHT[-1], _FLAME_SECONDS + 1.0)
-            with flame(envoy.pid, RESULTS / "where.svg") as drawn:
+            with flame(gateway.pid, RESULTS / "where.svg") as drawn:
                 client.measure(order)
     picture = (
         "\n[Flame graph](where.svg) of Python in the gateway, 64 in flight.\n" if drawn else ""
     )
     text = (
-        f"# Where a call's time goes\n\n{report.machine(facts)}\nThe gateway inside Envoy, frames"
-        " to its host, a grpc.aio client on one core; a 1x64 MLP. In the gateway `wrk:worker_0` is"
-        f" Envoy's, the first `envoy` Python's.\n{picture}\n" + "\n".join(parts)
+        f"# Where a call's time goes\n\n{report.machine(facts)}\nThe gateway as it comes, frames"
+        f" to its host, a grpc.aio client on one core; a 1x64 MLP.\n{picture}\n" + "\n".join(parts)
     )
     save("where", text, {"machine": facts, "rows": data})
 

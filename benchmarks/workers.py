@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=64, help="of all clients together")
     parser.add_argument("--clients", type=int, default=max(2, cores // 4))
     parser.add_argument("--hosts", type=int, default=max(1, cores // 4))
-    parser.add_argument("--front", default="auto", choices=("auto", "envoy", "grpcio"))
+    parser.add_argument("--front", default="auto", choices=("auto", "http2", "envoy", "grpcio"))
     asked = parser.parse_args()
     facts = machine.describe()
     rows = [Row(workers) for workers in asked.workers]

@@ -1,4 +1,4 @@
-"""Malformed HTTP/2, gRPC and messages at both fronts (`python -m benchmarks.fuzz.fronts`).
+"""Malformed HTTP/2, gRPC and messages at the fronts (`python -m benchmarks.fuzz.fronts`).
 
 Hostile callers send to a whole yard's gateway what breaks HTTP/2's rules, gRPC's and the
 protocol's, and floods, while honest ones call beside them. The gateway, and the Envoy around it,
@@ -25,7 +25,11 @@ from benchmarks.fuzz.scale import Scale
 from benchmarks.processes import Yard, yard
 from benchmarks.report import table
 
-FRONTS = {"envoy": "Envoy with the gateway inside", "grpcio": "grpc.aio"}
+FRONTS = {
+    "http2": "HTTP/2 of our own",
+    "envoy": "Envoy with the gateway inside",
+    "grpcio": "grpc.aio",
+}
 LANES = {"auto": "frames to hosts", "grpc": "gRPC to hosts"}
 # After the last connection, what it left has so long to be gone, in seconds.
 _AFTER = 60.0

@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200.0, help="calls a second")
     parser.add_argument("--calls", type=int, default=10_000, help="of each contender in a scene")
     parser.add_argument("--lane", choices=("auto", "grpc", "frames"), default="auto")
-    parser.add_argument("--front", choices=("auto", "envoy", "grpcio"), default="auto")
+    parser.add_argument("--front", choices=("auto", "http2", "envoy", "grpcio"), default="auto")
     arguments = parser.parse_args()
     facts = machine.describe()
     tables, data = [], []
@@ -141,7 +141,7 @@ def main() -> None:
         f" scene, {arguments.rate:g} a second at Poisson times, to three real hosts that take"
         f" {BASE * 1e3:g} ms a run. `hedge-python` is given the same extra load.\nThe gateway's"
         f" lane to hosts: {arguments.lane} (auto is frames, on one machine); its front:"
-        f" {arguments.front} (auto is Envoy, where it is installed).\n\n" + "\n".join(tables)
+        f" {arguments.front} (auto is HTTP/2 of its own).\n\n" + "\n".join(tables)
     )
     save("tail", text, {"machine": facts, "arguments": vars(arguments), "scenes": data})
 

@@ -1,4 +1,4 @@
-"""Malformed HTTP/2, gRPC and messages at both fronts: a slice of `make soak-front`."""
+"""Malformed HTTP/2, gRPC and messages at every front: a slice of `make soak-front`."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
 
 
 # One process: of several, a keeper on a busy machine may take one for hung and start it again.
-@pytest.fixture(params=WAYS[:4])
+@pytest.fixture(params=[way for way in WAYS if "-2" not in str(way.id)])
 def gateway(
     yard: Yard, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:

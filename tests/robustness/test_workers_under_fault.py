@@ -30,7 +30,7 @@ WORKERS = 2
 pytestmark = [only_envoy, pytest.mark.campaign]
 
 
-@pytest.fixture(scope="module", params=["envoy", "grpcio"])
+@pytest.fixture(scope="module", params=["envoy", "grpcio", "http2"])
 def yard(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Yard]:
