@@ -96,10 +96,10 @@ soak-races: .venv/stamp ## Memory over a million races with cancelled losers (20
 soak-lane: .venv/stamp ## A million mutated frames at both ends of the local lane (15 minutes)
 	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
-soak-cancels: .venv/stamp ## Memory over a million calls that their callers give up, in Envoy over frames (20 minutes)
+soak-cancels: .venv/stamp ## Memory over a million calls that their callers give up, over frames (20 minutes)
 	@$(BIN)/python -m benchmarks.soak_cancels $(ARGS)
 
-soak-front: .venv/stamp ## A million malformed calls at both fronts, over both lanes (20 minutes); ARGS='--cases 400000'
+soak-front: .venv/stamp ## A million malformed calls at every front, over both lanes (30 minutes); ARGS='--cases 400000'
 	@$(BIN)/python -m benchmarks.fuzz.fronts $(ARGS)
 
 # tritonclient needs a newer grpcio and protobuf than we do: it stays out, and so do its tests.
