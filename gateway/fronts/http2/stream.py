@@ -369,6 +369,10 @@ class Conversation(Stream):
         self.push(body, None if more else _OVER)
         await self.pushed()
 
+    def _close(self) -> None:
+        super()._close()
+        self._hear()
+
     def _hear(self) -> None:
         if self._came is not None and not self._came.done():
             self._came.set_result(None)

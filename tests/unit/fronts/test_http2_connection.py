@@ -376,6 +376,21 @@ def test_a_stream_of_inference_goes_both_ways() -> None:
     virtual_time.run(main())
 
 
+def test_a_stream_that_ends_before_its_caller_does_leaves_nobody_waiting() -> None:
+    async def main() -> None:
+        caller = Caller(answering())
+        late = caller.begin(("grpc-timeout", "100m"), path=STREAM)
+        wrong = caller.begin(path=STREAM)
+        caller.h2.send_data(wrong, b"\x07\x00\x00\x00\x00")
+        caller.flush()
+        await asyncio.sleep(0.2)
+        await caller.hear()
+        assert (caller.status(late), caller.status(wrong)) == ("4", "13")
+        # Whoever runs this sees to it that no task is left.
+
+    virtual_time.run(main())
+
+
 BLOCK = hpack.Encoder().encode([(k.encode(), v.encode()) for k, v in HEADERS])
 OPEN = frames.head(len(BLOCK), frames.HEADERS, 4, 1) + BLOCK
 FAULTS: dict[str, tuple[bytes, Code]] = {
