@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import structlog
 
 from gateway.record import event_of
-from gateway.tap import Recording, Tap
+from gateway.tap import WRITE, WRITE_BYTES, Recording, Tap
 from modelyard.backoff import Backoff
 from modelyard.errors import StoreUnavailable
 from modelyard.events.payloads import Payloads
@@ -25,10 +25,11 @@ from modelyard.events.writer import Batch, Writer
 
 _log = structlog.get_logger(__name__)
 
-# Records gather for so long, in seconds: one entry of many costs little more than one of one.
-LINGER = 0.1
-# Of one write: records, and about so many bytes.
-MOST, SIZE = 256, 8 << 20
+# Records gather for so long, in seconds, unless a write's worth is there sooner: one entry of many
+# costs little more than one of one, and each wakes Redis and all who read the log, on processors
+# that calls want too.
+LINGER = 0.5
+_POLL = 0.02
 # Records that are made, and that are serialized into one entry, before calls have their turn again.
 _TURN, _ENTRY = 2, 16
 # While few records wait, a turn is put off until no recorded call is under way: so long at most,
@@ -80,8 +81,9 @@ class Shipper:
     async def close(self) -> None:
         """Writes what waits, as far as that goes, and ends."""
         deadline = asyncio.get_running_loop().time() + self._patience
+        self._tap.hurry()
         while self._tap.waiting and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(LINGER)
+            await asyncio.sleep(_POLL)
         # What was taken from the queue and is being written has its turn, too.
         try:
             async with asyncio.timeout_at(deadline):
@@ -109,12 +111,12 @@ class Shipper:
     async def _run(self) -> None:
         while True:
             await self._tap.filled()
-            await asyncio.sleep(LINGER)
+            await self._tap.enough(LINGER)
             while True:
-                recordings = self._tap.take(MOST, SIZE)
+                recordings = self._tap.take(WRITE, WRITE_BYTES)
                 async with self._writing:
                     await self._ship(recordings)
-                if self._tap.waiting < MOST:
+                if self._tap.waiting < WRITE:
                     break
 
     async def _ship(self, recordings: Sequence[Recording]) -> None:
@@ -148,7 +150,7 @@ class Shipper:
         """Lets calls have their turn: those of this moment or, while few records wait, all."""
         await asyncio.sleep(0)
         until = time.monotonic() + _PATIENCE
-        while self._tap.under_way and self._tap.waiting < MOST and time.monotonic() < until:
+        while self._tap.under_way and self._tap.waiting < WRITE and time.monotonic() < until:
             await asyncio.sleep(_PAUSE)
 
     async def _write(self, batches: Sequence[Batch]) -> None:

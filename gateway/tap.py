@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gateway.call import Answer, Call
@@ -18,6 +19,8 @@ from modelyard.events.sampling import share_of
 
 # What waits to be written, at most: records, and bytes of their payloads.
 MOST_WAITING, MOST_BYTES = 10_000, 64 << 20
+# What is worth a write: the same.
+WRITE, WRITE_BYTES = 256, 8 << 20
 
 
 @dataclass(slots=True)
@@ -82,6 +85,8 @@ class Tap:
         self._waiting: deque[Recording] = deque()
         self._bytes = 0
         self._filled = asyncio.Event()
+        self._enough = asyncio.Event()
+        self._hurried = False
         self.counts = Counts()
         self.under_way = 0
 
@@ -118,10 +123,24 @@ class Tap:
         self._bytes += size
         self._waiting.append(recording)
         self._filled.set()
+        if len(self._waiting) >= WRITE or self._bytes >= WRITE_BYTES:
+            self._enough.set()
 
     async def filled(self) -> None:
         """Returns when something waits."""
         await self._filled.wait()
+
+    async def enough(self, seconds: float) -> None:
+        """Returns when what waits is worth a write, or after so long; at once from `hurry` on."""
+        if not self._hurried:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._enough.wait()
+
+    def hurry(self) -> None:
+        """Nothing more comes: what waits is to be written now."""
+        self._hurried = True
+        self._enough.set()
 
     def take(self, count: int, size: int) -> list[Recording]:
         """What has waited longest: at most `count`, and about `size` bytes; at least one."""
@@ -133,6 +152,8 @@ class Tap:
             taken.append(recording)
         if not self._waiting:
             self._filled.clear()
+        if len(self._waiting) < WRITE and self._bytes < WRITE_BYTES:
+            self._enough.clear()
         return taken
 
     @property

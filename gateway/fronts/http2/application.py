@@ -12,8 +12,10 @@ from gateway.fronts.asgi import Receive, Scope, Send
 from gateway.fronts.calls import call_of
 from gateway.fronts.http2 import fields
 from gateway.fronts.http2.connection import Connection
+from gateway.fronts.http2.conversation import Conversation
 from gateway.fronts.http2.fields import Head
-from gateway.fronts.http2.stream import Conversation, Stream, Unary
+from gateway.fronts.http2.stream import Stream
+from gateway.fronts.http2.unary import Unary
 from gateway.fronts.metadata import make_request_id
 from gateway.fronts.paths import INFER, REST, STREAM
 from gateway.fronts.relay import Relay

@@ -1,5 +1,8 @@
 """One caller's connection: frames in, requests to those who answer, responses out.
 
+In one class, though long: windows, turns, limits and ends are one state, and most frames change
+several parts of it.
+
 What a caller sends wrong ends its own stream, or its own connection, and nobody else's. Nothing
 that it sends makes us hold more than its windows allow, and it is sent no more than it reads.
 """
@@ -12,6 +15,7 @@ from typing import Any, Final
 from gateway.fronts.http2 import frames
 from gateway.fronts.http2.fields import MOST, Head, Heads, Malformed
 from gateway.fronts.http2.frames import Broken, Code
+from gateway.fronts.http2.parser import LARGEST, Parser
 from gateway.fronts.http2.stream import WINDOW, Stream
 
 _log = logging.getLogger(__name__)
@@ -20,7 +24,6 @@ _log = logging.getLogger(__name__)
 STREAMS: Final = 10_000
 # What a connection may send before more is asked for; of its streams each has a window of its own.
 _WINDOW: Final = 16 << 20
-_FRAME: Final = 1 << 18
 # What we write before the transport says that it is enough; a caller that reads nothing while it
 # makes us answer (pings, settings, refusals) goes at four times that.
 _FULL: Final = 1 << 20
@@ -67,14 +70,10 @@ class Connection(asyncio.Protocol):
         self._clock = clock
         self._heads = Heads()
         self._transport: Any = None
-        self._paused = self._over = self._greeted = False
-        self._rest = b""
+        self._parser = Parser(self)
+        self._paused = self._over = False
         # What is sent in one turn of the loop, to go as one.
         self._held: list[bytes] = []
-        # A DATA whose end is on its way: its stream, what is missing, its flags.
-        self._data: tuple[int, int, int] | None = None
-        # HEADERS whose end is on its way: their stream, flags and block.
-        self._block: tuple[int, int, bytearray] | None = None
         self._opened: list[Stream] = []
         # Those with something to send that found no room, in the order of their turns.
         self._waiting: dict[int, Stream] = {}
@@ -85,7 +84,7 @@ class Connection(asyncio.Protocol):
         # What it may send, and what it has sent since it was told so.
         self._allowed, self._taken = _WINDOW, 0
         self._resets, self._resets_at = 0.0, 0.0
-        self._empty = self._continued = 0
+        self._empty = 0
         # Where no stream is begun any more: the last that may be.
         self._final: int | None = None
         self._leaving = False
@@ -102,7 +101,7 @@ class Connection(asyncio.Protocol):
         ours = {
             frames.MOST_STREAMS: STREAMS,
             frames.INITIAL_WINDOW: WINDOW,
-            frames.MAX_FRAME: _FRAME,
+            frames.MAX_FRAME: LARGEST,
             frames.MAX_HEADERS: MOST,
         }
         more = frames.window_update(0, _WINDOW - frames.WINDOW)
@@ -113,10 +112,8 @@ class Connection(asyncio.Protocol):
         if self._over:
             return
         self._heard_at, self._asked = self.loop.time(), False
-        if self._rest:
-            data = self._rest + data
         try:
-            self._rest = data[self._frames(data) :]
+            self._parser.feed(data)
             if self._transport.get_write_buffer_size() > 4 * _FULL:
                 raise Broken(Code.ENHANCE_YOUR_CALM, "nobody reads what is answered")
         except Broken as fault:
@@ -207,67 +204,10 @@ class Connection(asyncio.Protocol):
         self._end()
         self._transport.abort()
 
-    # Frames.
+    # What came: see `parser.Sink`.
 
-    def _frames(self, data: bytes) -> int:
-        """Takes frames; gives where the first one begins that is not whole."""
-        at, end = 0, len(data)
-        if self._data is not None:
-            at = self._more_data(data)
-        while end - at >= frames.HEAD_BYTES:
-            high, low, kind, flags, number = frames.HEAD.unpack_from(data, at)
-            size, number = high << 16 | low, number & frames.LARGEST_WINDOW
-            if size > _FRAME:
-                raise Broken(Code.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
-            body = at + frames.HEAD_BYTES
-            after = body + size
-            if self._block is not None and kind != frames.CONTINUATION:
-                raise Broken(Code.PROTOCOL_ERROR, "headers that do not go on")
-            if not self._greeted and kind != frames.SETTINGS:
-                raise Broken(Code.PROTOCOL_ERROR, "no SETTINGS at the beginning")
-            if kind == frames.DATA:
-                if after > end and not flags & frames.PADDED:
-                    # A large one goes on as it comes.
-                    self._data = (number, size, flags)
-                    self._taking(number, size, flags)
-                    return body + self._more_data(data[body:])
-                if after > end:
-                    break
-                self._taking(number, size, flags)
-                piece = data[body:after]
-                if flags & frames.PADDED:
-                    piece = frames.unpadded(piece, flags & frames.PADDED)
-                self._give(number, piece, bool(flags & frames.END_STREAM))
-            elif after > end:
-                break
-            elif kind == frames.HEADERS:
-                block = data[body:after]
-                if flags & (frames.PADDED | frames.WITH_PRIORITY):
-                    block = frames.unpadded(block, flags)
-                if flags & frames.END_HEADERS:
-                    self._headers(number, bool(flags & frames.END_STREAM), block)
-                else:
-                    self._block, self._continued = (number, flags, bytearray(block)), 0
-            else:
-                self._control(kind, flags, number, data[body:after])
-            if self._over:
-                return end
-            at = after
-        return at
-
-    def _more_data(self, data: bytes) -> int:
-        """Takes a part of a DATA of which some has come; gives how much."""
-        assert self._data is not None, "asked for then"
-        number, missing, flags = self._data
-        piece = data[:missing]
-        missing -= len(piece)
-        self._data = (number, missing, flags) if missing else None
-        if piece or not missing:
-            self._give(number, piece, not missing and bool(flags & frames.END_STREAM))
-        return len(piece)
-
-    def _taking(self, number: int, size: int, flags: int) -> None:
-        """Keeps the books of flow control for a DATA."""
+    def coming(self, number: int, size: int, flags: int) -> None:
+        """Keeps the books of flow control."""
         if number == 0 or number > self._last:
             raise Broken(Code.PROTOCOL_ERROR, f"DATA of stream {number}, which is not there")
         if size:
@@ -290,7 +230,8 @@ class Connection(asyncio.Protocol):
             if stream.allowed < 0:
                 self.reset(stream, Code.FLOW_CONTROL_ERROR)
 
-    def _give(self, number: int, piece: bytes, end: bool) -> None:
+    def data(self, number: int, piece: bytes, end: bool) -> None:
+        """Gives it to its stream."""
         stream = self.streams.get(number)
         if stream is None:
             return  # Of one that is over: it was on its way.
@@ -300,7 +241,8 @@ class Connection(asyncio.Protocol):
         stream.ended = end
         stream.take(piece, end)
 
-    def _headers(self, number: int, end: bool, block: bytes) -> None:
+    def headers(self, number: int, end: bool, block: bytes) -> None:
+        """Begins a stream, or ends one by trailers."""
         if 0 < number <= self._last:
             # Trailers, which say nothing here, or of a stream that is over. Read in any case: the
             # table that both sides keep goes on.
@@ -310,7 +252,7 @@ class Connection(asyncio.Protocol):
                 if not end:
                     self.reset(stream, Code.PROTOCOL_ERROR)
                 else:
-                    self._give(number, b"", True)
+                    self.data(number, b"", True)
             return
         if number % 2 == 0:
             raise Broken(Code.PROTOCOL_ERROR, f"stream {number}, which is not a caller's")
@@ -335,10 +277,9 @@ class Connection(asyncio.Protocol):
         else:
             self._opened.append(stream)
 
-    def _control(self, kind: int, flags: int, number: int, body: bytes) -> None:
+    def control(self, kind: int, flags: int, number: int, body: bytes) -> None:
+        """All that is about windows, settings, life and ends."""
         match kind:
-            case frames.CONTINUATION:
-                self._continue(flags, number, body)
             case frames.SETTINGS:
                 self._settings(flags, number, body)
             case frames.WINDOW_UPDATE:
@@ -360,22 +301,9 @@ class Connection(asyncio.Protocol):
                 if len(body) != 5 or not number:
                     raise Broken(Code.FRAME_SIZE_ERROR, f"PRIORITY of {len(body)} bytes")
 
-    def _continue(self, flags: int, number: int, body: bytes) -> None:
-        if self._block is None or number != self._block[0]:
-            raise Broken(Code.PROTOCOL_ERROR, "a CONTINUATION of nothing")
-        _, before, block = self._block
-        block += body
-        self._continued += 1
-        if len(block) > MOST or self._continued > _EMPTY:
-            raise Broken(Code.ENHANCE_YOUR_CALM, "the headers are too large")
-        if flags & frames.END_HEADERS:
-            self._block = None
-            self._headers(number, bool(before & frames.END_STREAM), bytes(block))
-
     def _settings(self, flags: int, number: int, body: bytes) -> None:
         if number or (flags & frames.ACK and body):
             raise Broken(Code.PROTOCOL_ERROR, "SETTINGS of a stream, or an answer that says more")
-        self._greeted = True
         if flags & frames.ACK:
             return
         for key, value in frames.read_settings(body):
@@ -389,7 +317,7 @@ class Connection(asyncio.Protocol):
                 if not frames.FRAME <= value < 1 << 24:
                     raise Broken(Code.PROTOCOL_ERROR, f"frames of {value} bytes")
                 # No larger than we like to write at once.
-                self._their_frame = min(value, _FRAME)
+                self._their_frame = min(value, LARGEST)
         self.write(frames.settings_ack())
         self._go_round()
 
@@ -458,7 +386,7 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         """Gives up what is under way."""
-        self._over = True
+        self._over = self._parser.over = True
         self._held.clear()
         self._timer.cancel()
         if self._turn is not None:
@@ -478,7 +406,7 @@ class Connection(asyncio.Protocol):
     def _leave_when_idle(self) -> None:
         if self._final is not None and not self.streams and not self._over:
             self._release()
-            self._over = True
+            self._over = self._parser.over = True
             self._timer.cancel()
             self._transport.close()
 

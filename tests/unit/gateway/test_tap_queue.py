@@ -17,6 +17,7 @@ from modelyard.errors import HostGone, ModelNotFound
 from modelyard.events.sampling import share_of
 from modelyard.events.v1 import event_pb2 as pb
 from modelyard.names import ModelName, VersionName
+from tests.kit import virtual_time
 
 V1, V2 = VersionName("m", 1), VersionName("m", 2)
 
@@ -94,6 +95,34 @@ async def test_a_take_waits_for_something_and_is_bounded():
     assert len(tap.take(10, 150)) == 2
     assert len(tap.take(10, 1)) == 1
     assert tap.take(10, 1) == []
+
+
+def test_records_gather_until_they_are_worth_a_write_or_time_is_up(monkeypatch):
+    monkeypatch.setattr(taps, "WRITE", 3)
+
+    async def main():
+        loop, tap = asyncio.get_running_loop(), tap_of(Route("m", tap=1.0))
+
+        def record():
+            tap.end(tap.begin(call()), Answer(b"answer", V1, Kind.PRIMARY))
+
+        record()
+        await tap.enough(0.5)
+        assert loop.time() == 0.5
+        for _ in range(2):
+            record()
+        await tap.enough(0.5)
+        assert loop.time() == 0.5
+        # What is left after a write waits for more of its kind.
+        tap.take(2, 1 << 20)
+        await tap.enough(0.5)
+        assert loop.time() == 1.0
+        # Nothing more comes.
+        tap.hurry()
+        await tap.enough(0.5)
+        assert loop.time() == 1.0
+
+    virtual_time.run(main())
 
 
 async def test_the_stack_records_answers_and_failures():
