@@ -103,8 +103,10 @@ class Link(asyncio.BufferedProtocol):
         held = self._held
         held.append(frame)
         if self._reading:
-            if time.monotonic() - self._held_since > _TOGETHER:
+            now = time.monotonic()
+            if now - self._held_since > _TOGETHER:
                 self._release()
+                self._held_since = now
         elif len(held) == 1:
             self.loop.call_soon(self._release)
 
