@@ -21,8 +21,8 @@ from modelyard.errors import ModelyardError
 
 # Bytes of a request's headers, unpacked.
 MOST: Final = 64 << 10
-# Blocks that are remembered of a connection.
-_KNOWN: Final = 256
+# Blocks that are remembered of a connection, and the bytes that each may say.
+_KNOWN, _SAYS = 64, 4 << 10
 
 _PATH: Final = re.compile(rb"/[!-~]*")
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
@@ -84,10 +84,12 @@ class Heads:
         known = self._known.get(block)
         if known is not None:
             return known
-        head = head_of(self.decode(block))
-        if len(self._known) >= _KNOWN:
-            self._known.clear()
-        if self._lasts(block):
+        headers = self.decode(block)
+        head = head_of(headers)
+        # A few bytes may say much: no caller makes us remember more than it may send.
+        if self._lasts(block) and sum(len(k) + len(v) for k, v in headers) <= _SAYS:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
             self._known[block] = head
         return head
 

@@ -74,7 +74,8 @@ class Front:
             f"unix:{inner}", max_message_bytes=settings.max_message_bytes, retries=False
         )
         self._server: asyncio.Server | None = None
-        self._callers: set[Caller] = set()
+        # Those that are there, and when each is asked to go, where it is.
+        self._callers: dict[Caller, asyncio.TimerHandle | None] = {}
         self._changed = asyncio.Event()
         self._leaving = False
 
@@ -106,15 +107,27 @@ class Front:
 
     def came(self, caller: Caller) -> None:
         """A connection has said what it speaks."""
-        self._callers.add(caller)
+        self._callers[caller] = None
         if self._leaving:
             caller.leave()
         elif age := self._settings.max_connection_age:
             # Not all of those that came together.
-            asyncio.get_running_loop().call_later(random.uniform(0.9, 1.1) * age, caller.leave)
+            self._later(caller, random.uniform(0.9, 1.1) * age, self._aged)
+
+    def _aged(self, caller: Caller) -> None:
+        """Asks a connection to go, and ends it where it does not."""
+        caller.leave()
+        if caller in self._callers:
+            self._later(caller, self._settings.drain_grace, lambda caller: caller.abort())
+
+    def _later(self, caller: Caller, seconds: float, do: Callable[[Caller], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._callers[caller] = loop.call_later(seconds, do, caller)
 
     def _left(self, caller: Caller) -> None:
-        self._callers.discard(caller)
+        timer = self._callers.pop(caller, None)
+        if timer is not None:
+            timer.cancel()
         self._changed.set()
 
     async def leave(self) -> None:

@@ -99,6 +99,19 @@ def test_a_block_is_remembered_for_as_long_as_it_says_the_same() -> None:
     assert _or_none(lambda: heads.read(block)) == _or_none(lambda: head_of(said)) != first
 
 
+def test_no_caller_makes_us_remember_much() -> None:
+    encoder, heads = hpack.Encoder(), Heads()
+    sent = [*CALL, (b"x", b"v" * 300)]
+    heads.read(encoder.encode(sent))
+    block, latest = encoder.encode(sent), b"\xbe"
+    for times in range(120):
+        head = heads.read(block + latest * times)
+        assert len(head.metadata) == times + 1
+        assert len(heads._known) <= fields._KNOWN
+    said = [sum(len(k) + len(v) for k, v in head.headers) for head in heads._known.values()]
+    assert all(size <= fields._SAYS for size in said)
+
+
 def _or_none(read: Callable[[], Head]) -> Head | None:
     try:
         return read()
