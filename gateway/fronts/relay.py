@@ -4,7 +4,7 @@ Messages stay bytes, and every call is taken as a stream both ways: a unary one 
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -13,6 +13,12 @@ from gateway.fronts.asgi import BASE, Headers, Receive, Send, messages_of, refus
 from modelyard.errors import Cancelled, ModelyardError
 from modelyard.interceptors import as_ours
 from modelyard.status import trailing_metadata
+
+# What grpc.aio raises to who writes on a call that is over, however that came.
+_OVER: Final = (
+    *(grpc.aio.AioRpcError, grpc.aio.InternalError, grpc.aio.UsageError),
+    asyncio.InvalidStateError,
+)
 
 
 class Relay:
@@ -108,7 +114,7 @@ async def _ask(call: Any, requests: wire.Messages, receive: Receive) -> None:
         async for message in messages_of(requests, receive):
             await call.write(message)
         await call.done_writing()
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+    except _OVER:
         # It is over, and whoever reads it knows more.
         return
     except ModelyardError:
