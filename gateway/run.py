@@ -1,6 +1,9 @@
 """Runs a gateway whose front is in this very process, on the loop that suits it."""
 
 import asyncio
+import logging
+import os
+import sys
 
 from gateway.settings import GatewaySettings
 from gateway.workers.group import Group
@@ -15,9 +18,18 @@ def run_front(settings: GatewaySettings, group: Group | None = None) -> int:
     import uvloop
 
     # Of what a call takes there, asyncio's own loop would be a fifth.
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
         runner.run(_by_http2(settings, group))
-    return 0
+    except BaseException:
+        runner.close()
+        raise
+    # All that was begun has ended. What native threads would still do while the interpreter is
+    # taken down is of no use to anybody, and may hang it.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 async def _by_grpc(settings: GatewaySettings, group: Group | None) -> None:

@@ -201,7 +201,8 @@ async def serve(
             # Who only watches health holds nothing up.
             server.health.close()
             await outer.drained()
-        await server.stop()
+        # Behind a front nobody is left who could wait: a second grace would be for nobody.
+        await server.stop(at_once=outer is not None)
         await racer.close()
 
 
