@@ -17,7 +17,7 @@ def run_front(settings: GatewaySettings, group: Group | None = None) -> int:
         return 0
     import uvloop
 
-    # Of what a call takes there, asyncio's own loop would be a fifth.
+    # Less of a processor for each call than asyncio's own loop.
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:
         runner.run(_by_http2(settings, group))
