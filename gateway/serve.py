@@ -92,7 +92,7 @@ async def serve(
         FailedPrecondition: An address is taken.
         InvalidArgument: The rules of redaction, or a Redis URL, are none.
     """
-    # Not the loop's: uvloop's stands still within a turn, and counts milliseconds.
+    # Not the loop's: uvloop's counts whole milliseconds.
     clock = time.monotonic
     async with AsyncExitStack() as ends:
         # Uploads and watches share the channel with nothing that a caller waits for.

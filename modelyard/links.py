@@ -139,7 +139,7 @@ class Link(asyncio.BufferedProtocol):
     def buffer_updated(self, count: int) -> None:
         """Takes the frames that became whole."""
         self._reading, self.heard_at = True, self.loop.time()
-        # The time of uvloop's clock stands still within a turn.
+        # The clock of uvloop counts whole milliseconds, which is too coarse here.
         self._held_since = time.monotonic()
         try:
             for frame in self._parser.received(count):
