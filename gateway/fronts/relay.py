@@ -14,7 +14,7 @@ from modelyard.errors import Cancelled, ModelyardError
 from modelyard.interceptors import as_ours
 from modelyard.status import trailing_metadata
 
-# What grpc.aio raises to who writes on a call that is over, however that came.
+# What grpc.aio raises to who reads or writes on a call that is over, however that came.
 _OVER: Final = (
     *(grpc.aio.AioRpcError, grpc.aio.InternalError, grpc.aio.UsageError),
     asyncio.InvalidStateError,
@@ -53,11 +53,11 @@ class Relay:
             await answer.begin(_pairs(await call.initial_metadata()))
             while (message := await call.read()) is not grpc.aio.EOF:
                 await answer.message(message)
-            code, text = await call.code(), await call.details()
-            await answer.end(code, text, _pairs(await call.trailing_metadata()))
-        except grpc.aio.AioRpcError as error:
-            trailing = _pairs(error.trailing_metadata())
-            await answer.end(error.code(), error.details(), trailing)
+            await answer.end(*await _end(call))
+        except _OVER:
+            # It is; should it not be, nothing more comes of it.
+            call.cancel()
+            await answer.end(*await _end(call))
         except asyncio.CancelledError:
             # By the caller; or by us, because of what the caller sent.
             if not asking.done() or asking.cancelled() or asking.exception() is None:
@@ -106,6 +106,11 @@ class _Answer:
 
     async def _body(self, body: bytes) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _end(call: Any) -> tuple[grpc.StatusCode, str | None, wire.Metadata]:
+    """How a call ended."""
+    return await call.code(), await call.details(), _pairs(await call.trailing_metadata())
 
 
 async def _ask(call: Any, requests: wire.Messages, receive: Receive) -> None:

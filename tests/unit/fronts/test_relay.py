@@ -38,6 +38,48 @@ async def test_a_call_that_is_over_is_no_defect_to_who_still_writes(
     await relay._ask(Over(error), wire.Messages(LIMIT), receive)
 
 
+class Breaking:
+    """A channel whose calls end while they are read, and say so as grpc.aio's core does."""
+
+    def stream_stream(self, method: str) -> Any:
+        return lambda **_: self
+
+    async def initial_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    async def read(self) -> bytes:
+        raise grpc.aio.InternalError("Internal error from Core")
+
+    async def write(self, message: bytes) -> None:
+        raise asyncio.InvalidStateError
+
+    async def done_writing(self) -> None:
+        raise asyncio.InvalidStateError
+
+    async def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    async def details(self) -> str:
+        return "the server ends"
+
+    async def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("x-why", "so"),)
+
+    def cancel(self) -> bool:
+        return False
+
+
+async def test_however_a_read_says_that_the_call_is_over_its_status_is_told() -> None:
+    exchange = Exchange(b"")
+    channel: Any = Breaking()
+    await Relay(channel, LIMIT).answer("/a/b", Headers([]), exchange.receive, exchange.send)
+    assert exchange.told() == {
+        b"grpc-status": b"14",
+        b"grpc-message": b"the server ends",
+        b"x-why": b"so",
+    }
+
+
 class Echo(grpc.GenericRpcHandler):
     """Answers every message with itself, and a message `fail` with an error."""
 
