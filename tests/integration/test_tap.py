@@ -59,6 +59,19 @@ async def test_a_recorded_call_tells_who_answered_what_and_why(yard):
     assert call.route_revision <= call.revision
 
 
+async def test_times_are_finer_than_milliseconds(yard):
+    """As those of the front's loop are not: hedges that wait for a quantile would be off by one."""
+    tap(yard, 1.0)
+    for _ in range(20):
+        yard.client.infer("m", X)
+    eventually(lambda: status(yard).waiting == 0)
+    eventually(lambda: status(yard).written == status(yard).recorded)
+    calls = [event.call for event in (await logged(yard, "times"))[-20:]]
+    times = [call.duration.ToNanoseconds() for call in calls]
+    times += [attempt.end.ToNanoseconds() for call in calls for attempt in call.attempts]
+    assert sum(time % 1_000_000 != 0 for time in times) > 30
+
+
 async def test_failures_are_recorded(yard):
     tap(yard, 1.0)
     with pytest.raises(ModelyardError):
