@@ -4,7 +4,7 @@ Hostile callers send to a whole yard's gateway what breaks HTTP/2's rules, gRPC'
 protocol's, and floods, while honest ones call beside them. The gateway, and the Envoy around it,
 must live on; every honest call must be answered rightly within its deadline; nobody may see what
 is another's; nothing may be left: no call, no file descriptor, no defect in a log, no memory.
-Results go to benchmarks/results/fuzz-front.{md,json}.
+Results go to benchmarks/results/fuzz-front-FRONT.{md,json}.
 """
 
 import argparse
@@ -144,26 +144,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.disable(logging.WARNING)  # each broken connection is worth a line to asyncio
     facts = machine.describe()
-    text, data, faults = "", {}, 0
-    ways = [(front, lane) for front in arguments.fronts for lane in arguments.lanes]
-    for front, lane in ways:
-        title = f"{FRONTS[front]}, {LANES[lane]}"
-        print(title, file=sys.stderr, flush=True)
-        began = time.monotonic()
-        found, watch = campaign(front, lane, arguments.cases // len(ways), arguments.seed)
-        faults += len(found.faults)
-        text += _told(title, found, watch, time.monotonic() - began) + "\n"
-        data[title] = {
-            "found": vars(found),
-            "gateway MiB": watch.gateway.mib,
-            "hosts MiB": watch.hosts.mib,
-        }
-    head = f"# Malformed calls at the fronts\n\n{report.machine(facts)}\nSeed {arguments.seed}.\n\n"
-    save(
-        "fuzz-front",
-        head + text,
-        {"machine": facts, "seed": arguments.seed, **data},
-    )
+    faults = 0
+    count = arguments.cases // (len(arguments.fronts) * len(arguments.lanes))
+    for front in arguments.fronts:
+        text, data = "", {}
+        for lane in arguments.lanes:
+            title = f"{FRONTS[front]}, {LANES[lane]}"
+            print(title, file=sys.stderr, flush=True)
+            began = time.monotonic()
+            found, watch = campaign(front, lane, count, arguments.seed)
+            faults += len(found.faults)
+            text += _told(title, found, watch, time.monotonic() - began) + "\n"
+            data[title] = {
+                "found": vars(found),
+                "gateway MiB": watch.gateway.mib,
+                "hosts MiB": watch.hosts.mib,
+            }
+        head = f"# Malformed calls\n\n{report.machine(facts)}\nSeed {arguments.seed}.\n\n"
+        save(
+            f"fuzz-front-{front}",
+            head + text,
+            {"machine": facts, "seed": arguments.seed, **data},
+        )
     return 1 if faults else 0
 
 
