@@ -19,6 +19,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def check(address: str, request: bytes, model: Path) -> None:
 
 
 def calls(client: LoadClient, keys: Sequence[str], rounds: int, seconds: float) -> list[Row]:
-    """Rounds over all targets, in closed loops of both clients, then at half of each's most."""
+    """Rounds over all targets, in closed loops by both clients, then at half of the usual most."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         model = models.mlp(folder / "mlp.onnx")
@@ -78,7 +79,8 @@ def calls(client: LoadClient, keys: Sequence[str], rounds: int, seconds: float) 
         samples: dict[tuple[str, str, int], list[Sample]] = {}
 
         def take(how: str, target: Target, in_flight: int, measure: Callable[[], Sample]) -> None:
-            parts = {**target.parts, **({"client": client.pid} if how != CPP else {})}
+            own = how in (PYTHON, HALF[PYTHON])
+            parts = {**target.parts, **({"client": client.pid} if own else {})}
             before = {part: cpu_seconds(pid) for part, pid in parts.items()}
             sample = measure()
             spent = {
@@ -89,17 +91,20 @@ def calls(client: LoadClient, keys: Sequence[str], rounds: int, seconds: float) 
 
         def by_python(target: Target, in_flight: int, rate: float = 0.0) -> None:
             order = Order(target.address, str(request), in_flight, seconds, rate)
-            how = HALF if rate else PYTHON
+            how = HALF[PYTHON] if rate else PYTHON
             take(how, target, in_flight, lambda: client.measure(order))
 
-        def by_cpp(target: Target, in_flight: int) -> None:
+        def by_cpp(target: Target, in_flight: int, rate: float = 0.0) -> None:
             shape = (1, models.WIDTH)
-            took = partial(perf_analyzer, target.address, "mlp", shape, in_flight, seconds)
+            took = partial(perf_analyzer, target.address, "mlp", shape, in_flight, seconds, rate)
             try:
-                take(CPP, target, in_flight, took)
+                take(HALF[CPP] if rate else CPP, target, in_flight, took)
             except Unfit as why:
                 print(f"no perf_analyzer for {target.title}: {why}", file=sys.stderr, flush=True)
                 del native[target.key]
+
+        def most(how: str, target: Target) -> float:
+            return median(s.throughput for s in samples[how, target.key, 16])
 
         for number in range(rounds):
             for in_flight in IN_FLIGHT:
@@ -109,12 +114,16 @@ def calls(client: LoadClient, keys: Sequence[str], rounds: int, seconds: float) 
                     by_cpp(target, in_flight)
             for target in present:
                 if key_is_server(target):
-                    most = max(s.throughput for s in samples[PYTHON, target.key, 16])
-                    by_python(target, 0, most / 2)
+                    by_python(target, 0, most(PYTHON, target) / 2)
+            for target in list(native.values()):
+                by_cpp(target, 0, most(CPP, target) / 2)
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return [
         Row(target, how, in_flight, tuple(samples.get((how, target.key, in_flight), ())))
-        for how, in_flight in (*product((PYTHON, CPP), IN_FLIGHT), (HALF, 0))
+        for how, in_flight in (
+            *product((PYTHON, CPP), IN_FLIGHT),
+            *product(HALF.values(), (0,)),
+        )
         for target in targets
         if key_is_server(target) or (how, in_flight) == (PYTHON, 1)
     ]

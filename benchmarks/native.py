@@ -21,22 +21,39 @@ class Unfit(Exception):
 
 
 def measure(
-    address: str, model: str, shape: Sequence[int], in_flight: int, seconds: float
+    address: str,
+    model: str,
+    shape: Sequence[int],
+    in_flight: int,
+    seconds: float,
+    rate: float = 0.0,
 ) -> Sample:
-    """Calls in a closed loop, three windows that make so many seconds.
+    """Calls in a closed loop, or evenly at a rate; three windows that make so many seconds.
+
+    Args:
+        address: Of the server.
+        model: The model's name.
+        shape: Of its input `x`.
+        in_flight: Calls under way at any moment; of no account at a rate.
+        seconds: How long.
+        rate: Calls a second that are begun whatever becomes of those before them, their time
+            counted from when they were sent; 0 for a closed loop.
 
     Raises:
         Unfit: The server does not tell what perf_analyzer wants to know.
     """
     core = str(max(os.sched_getaffinity(0)))
     dims = ",".join(map(str, shape))
+    how = ["--concurrency-range", str(in_flight)]
+    if rate:
+        how = ["--request-rate-range", f"{rate:g}"]
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "found.csv"
         done = subprocess.run(
             [
                 *("taskset", "-c", core, str(PROGRAM), "-m", model, "-i", "grpc", "-u", address),
                 *("-b", "1", "--shape", f"x:{dims}", "--async", "--max-threads", "1"),
-                *("--concurrency-range", str(in_flight), "-f", str(table)),
+                *(*how, "-f", str(table)),
                 *("--measurement-interval", str(round(1000 * seconds / _WINDOWS))),
                 *("--stability-percentage", str(_AGREE), "--max-trials", str(_WINDOWS)),
             ],
