@@ -22,14 +22,13 @@ from benchmarks import machine, models, report
 from benchmarks.compare import save
 from gateway.call import Answer, Call, Made
 from gateway.plan import Kind
-from gateway.record import event_of
+from gateway.record import Recorder
 from gateway.tap import Tap
 from modelyard import redis_server
 from modelyard.catalog import Catalog, Route, Tensor
 from modelyard.catalog.model import frozen
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh
-from modelyard.events.v1 import event_pb2
 from modelyard.events.writer import Bounds, Writer
 from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.names import VersionName
@@ -55,24 +54,26 @@ def answer_of(request: bytes) -> bytes:
     return message.SerializeToString()
 
 
-def recorded(count: int, request: bytes, answer: bytes) -> list[event_pb2.Event]:
-    """Events as the tap makes them of calls."""
+def recorded(count: int, request: bytes, answer: bytes) -> list[bytes]:
+    """Events as the tap makes them of calls, serialized."""
     catalog = Catalog(1, routes=frozen({MODEL: Route(MODEL, tap=1.0)}))
-    tap = Tap(lambda: catalog, time.monotonic)
-    events = []
+    make = Recorder(1 << 20)
+    tap = Tap(lambda: catalog, time.monotonic, make)
+    events: list[bytes] = []
     for index in range(count):
         call = Call(MODEL, "", request, time.monotonic() + 1, f"r-{index}", (("x-user", "anna"),))
         recording = tap.begin(call)
         assert recording is not None
         assert call.trail is not None
         call.trail.append(Made(V1, Kind.PRIMARY, 0.0, "host", 0.001, "answered"))
-        tap.end(recording, Answer(answer, V1, Kind.PRIMARY, 1, "host"))
-        (taken,) = tap.take(1, 1 << 20)
-        events.append(event_of(taken))
+        recording.answer = Answer(answer, V1, Kind.PRIMARY, 1, "host")
+        event = make(recording).event
+        assert isinstance(event, bytes)
+        events.append(event)
     return events
 
 
-async def write(writer: Writer, events: Sequence[event_pb2.Event]) -> None:
+async def write(writer: Writer, events: Sequence[bytes]) -> None:
     for start in range(0, len(events), _BATCH):
         await writer.write([writer.number(MODEL, events[start : start + _BATCH])])
 
@@ -132,7 +133,7 @@ async def run(count: int, backlog: int, folder: Path) -> dict[str, Any]:
         began = time.monotonic()
         events = recorded(count, request, answer)
         found["made an event of"] = count / (time.monotonic() - began)
-        found["bytes a record"] = len(events[0].SerializeToString())
+        found["bytes a record"] = len(events[0])
         # A backlog is what is looked at: nothing is cut off.
         writer = Writer(redis, Bounds(length=1 << 30, size=1 << 40))
         began = time.monotonic()

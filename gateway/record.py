@@ -1,11 +1,12 @@
 """A recorded call as an event of the log. Pure."""
 
 import asyncio
+from collections.abc import Callable
 from functools import lru_cache
 
 from gateway.call import Made
 from gateway.plan import Kind
-from gateway.tap import Recording
+from gateway.tap import Record, Recording
 from modelyard.catalog import Catalog, Signature
 from modelyard.catalog.convert_route import seconds_to
 from modelyard.catalog.schema import schema_of
@@ -21,7 +22,32 @@ _OUTCOMES = {
     "failed": pb.Attempt.OUTCOME_FAILED,
 }
 
+Redact = Callable[[pb.Event], None]
+
 _schema_of = lru_cache(maxsize=4096)(schema_of)
+
+
+class Recorder:
+    """Makes records, as they may be stored.
+
+    Args:
+        inline: The largest payload that the log itself takes, in bytes.
+        redact: Takes out of an event what must not be stored.
+    """
+
+    def __init__(self, inline: int, redact: Redact | None = None) -> None:
+        self._inline = inline
+        self._redact = redact
+
+    def __call__(self, recording: Recording) -> Record:
+        """The record of a call that is over. Raises what `redact` raises."""
+        event = event_of(recording)
+        if self._redact is not None:
+            self._redact(event)
+        call = event.call
+        small = max(len(call.request.inline), len(call.response.inline)) <= self._inline
+        made = event.SerializeToString() if small else event
+        return Record(recording.call.model, recording.size, made)
 
 
 def event_of(recording: Recording) -> pb.Event:

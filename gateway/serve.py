@@ -28,6 +28,7 @@ from gateway.lanes.connector import connector
 from gateway.meter import Meter
 from gateway.metrics import TrafficCollector
 from gateway.race import Racer
+from gateway.record import Recorder
 from gateway.replicas import Replicas
 from gateway.router import Router
 from gateway.servicer import GatewayServicer
@@ -125,8 +126,9 @@ async def serve(
         access = AccessLog(settings.access_log, clock)
         tap, shipper = None, None
         if settings.events:
-            tap = Tap(lambda: catalog.catalog, clock)
-            shipper = await ends.enter_async_context(shipping(settings, tap))
+            redact = _redaction(settings)
+            tap = Tap(lambda: catalog.catalog, clock, Recorder(settings.events_inline, redact))
+            shipper = await ends.enter_async_context(shipping(settings, tap, redact))
         service = stack(router, racer, meter, access, clock, tap=tap, tracing=tracing)
         siblings: Siblings | None = None
         catch_up: CatchUp = catalog.wait_for
@@ -219,7 +221,9 @@ def _redaction(settings: GatewaySettings) -> Redaction | None:
 
 
 @asynccontextmanager
-async def shipping(settings: GatewaySettings, tap: Tap) -> AsyncIterator[Shipper]:
+async def shipping(
+    settings: GatewaySettings, tap: Tap, redact: Redaction | None
+) -> AsyncIterator[Shipper]:
     """Writes what the tap records, until it ends."""
     redis = connect(settings.events)
     bounds = Bounds(settings.events_length, settings.events_bytes, settings.events_age)
@@ -231,7 +235,7 @@ async def shipping(settings: GatewaySettings, tap: Tap) -> AsyncIterator[Shipper
         Writer(redis, bounds),
         payloads,
         inline=settings.events_inline,
-        redact=_redaction(settings),
+        redact=redact,
     )
     shipper.start()
     try:

@@ -1,22 +1,20 @@
 """Writes what the tap recorded to the event log, in the background.
 
-Small turns, and while few records wait none during a call: one that comes meanwhile waits for no
-more than a few records. A batch that Redis did not acknowledge is written again, with the same
-numbers, until it does. Meanwhile the tap's queue fills, and what does not fit is dropped and
-counted.
+A batch that Redis did not acknowledge is written again, with the same numbers, until it does.
+Meanwhile the tap's queue fills, and what does not fit is dropped and counted.
 """
 
 import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import structlog
 
-from gateway.record import event_of
-from gateway.tap import WRITE, WRITE_BYTES, Recording, Tap
+from gateway.record import Redact
+from gateway.tap import WRITE, WRITE_BYTES, Record, Tap
 from modelyard.backoff import Backoff
 from modelyard.errors import StoreUnavailable
 from modelyard.events.payloads import Payloads
@@ -25,20 +23,12 @@ from modelyard.events.writer import Batch, Writer
 
 _log = structlog.get_logger(__name__)
 
-# Records gather for so long, in seconds, unless a write's worth is there sooner: one entry of many
-# costs little more than one of one, and each wakes Redis and all who read the log, on processors
-# that calls want too.
+# Records gather for so long, in seconds, unless a write's worth is there sooner: one entry of some
+# costs little more than one of one, and each wakes Redis, on processors that calls want too.
 LINGER = 0.5
 _POLL = 0.02
-# Records that are made, and that are serialized into one entry, before calls have their turn again.
-_TURN, _ENTRY = 2, 16
-# While few records wait, a turn is put off until no recorded call is under way: so long at most,
-# and looked at so often; in seconds.
-_PATIENCE, _PAUSE = 0.005, 0.001
 _EXPIRE_EVERY = 300.0
 _BACKOFF = Backoff(first=0.05, factor=2.0, limit=2.0)
-
-Redact = Callable[[event_pb2.Event], None]
 
 
 class Shipper:
@@ -106,52 +96,33 @@ class Shipper:
         if self._redact is not None:
             self._redact(event)
         async with self._writing:
-            await self._writer.write([self._writer.number(model, [event])])
+            await self._writer.write([self._writer.number(model, [event.SerializeToString()])])
 
     async def _run(self) -> None:
         while True:
             await self._tap.filled()
             await self._tap.enough(LINGER)
-            while True:
-                recordings = self._tap.take(WRITE, WRITE_BYTES)
-                async with self._writing:
-                    await self._ship(recordings)
-                if self._tap.waiting < WRITE:
-                    break
+            async with self._writing:
+                await self._ship(self._tap.take(WRITE, WRITE_BYTES))
 
-    async def _ship(self, recordings: Sequence[Recording]) -> None:
-        by_model: dict[str, list[event_pb2.Event]] = defaultdict(list)
-        for index, recording in enumerate(recordings):
-            event = event_of(recording)
-            try:
-                # First of all: nothing may be stored, not even aside, that was not looked at.
-                if self._redact is not None:
-                    self._redact(event)
-                await self._set_aside(event)
-            except Exception as error:
-                # Whatever cannot be made fit to be stored must not be stored, nor end the tap.
-                self._tap.counts.dropped += 1
-                _log.warning("a record is dropped", error=type(error).__name__)
-                continue
-            by_model[recording.call.model].append(event)
-            if index % _TURN == _TURN - 1:
-                await self._after_calls()
-        batches: list[Batch] = []
-        for model, events in by_model.items():
-            for start in range(0, len(events), _ENTRY):
-                await self._after_calls()
-                batches.append(self._writer.number(model, events[start : start + _ENTRY]))
-        await self._after_calls()
+    async def _ship(self, records: Sequence[Record]) -> None:
+        by_model: dict[str, list[bytes]] = defaultdict(list)
+        for record in records:
+            event = record.event
+            if not isinstance(event, bytes):
+                try:
+                    await self._set_aside(event)
+                except Exception as error:
+                    # Whatever a store's driver raises must not end the tap.
+                    self._tap.counts.dropped += 1
+                    _log.warning("a record is dropped", error=type(error).__name__)
+                    continue
+                event = event.SerializeToString()
+            by_model[record.model].append(event)
+        batches = [self._writer.number(model, events) for model, events in by_model.items()]
         await self._write(batches)
         self._tap.counts.written += sum(len(batch.events) for batch in batches)
         await self._expire()
-
-    async def _after_calls(self) -> None:
-        """Lets calls have their turn: those of this moment or, while few records wait, all."""
-        await asyncio.sleep(0)
-        until = time.monotonic() + _PATIENCE
-        while self._tap.under_way and self._tap.waiting < WRITE and time.monotonic() < until:
-            await asyncio.sleep(_PAUSE)
 
     async def _write(self, batches: Sequence[Batch]) -> None:
         failures = 0

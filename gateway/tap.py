@@ -1,8 +1,10 @@
 """Decides which calls the event log records, and hands them over without waiting for anything.
 
 What happens on the call's path is here and is little: a look at the route, and for a recorded call
-its trail of attempts. Everything else (protobuf, redaction, Redis) happens later, elsewhere, and
-is dropped and counted when it cannot keep up.
+its trail of attempts. A call becomes a record right after its answer has gone, while the processor
+still knows it and before the next one comes: to make records of many calls at once would hold up
+whoever calls meanwhile. They are written later, elsewhere, and dropped and counted when that cannot
+keep up.
 """
 
 import asyncio
@@ -11,16 +13,25 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+
+import structlog
 
 from gateway.call import Answer, Call
 from modelyard.catalog import Catalog, Route
 from modelyard.errors import ModelyardError
 from modelyard.events.sampling import share_of
+from modelyard.events.v1 import event_pb2
+
+_log = structlog.get_logger(__name__)
 
 # What waits to be written, at most: records, and bytes of their payloads.
 MOST_WAITING, MOST_BYTES = 10_000, 64 << 20
-# What is worth a write: the same.
-WRITE, WRITE_BYTES = 256, 8 << 20
+# What is worth a write, and what goes with one, at most: the same. A small write holds up no call
+# for as long as calls differ anyway.
+WRITE, WRITE_BYTES = 16, 1 << 20
+# An attempt that lost its race is over soon after it; so long, in seconds, it is waited for.
+_SETTLE = 0.05
 
 
 @dataclass(slots=True)
@@ -51,6 +62,24 @@ class Recording:
         return len(self.call.payload) + (len(self.answer.payload) if self.answer else 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is to be written of a call.
+
+    Attributes:
+        model: The model's name.
+        size: The bytes of its payloads.
+        event: It, without an id: serialized; or not yet, where a payload is to be put aside first.
+    """
+
+    model: str
+    size: int
+    event: bytes | event_pb2.Event
+
+
+Make = Callable[[Recording], Record]
+
+
 @dataclass(slots=True)
 class Counts:
     """What became of recordings. Only ever grows.
@@ -72,23 +101,26 @@ class Tap:
     Args:
         catalog: Gives the catalogue as it is now.
         clock: Seconds, monotonic.
+        make: Makes a record of a call that is over.
 
     Attributes:
         counts: What became of recordings.
-        under_way: Recordings that have begun and not ended.
     """
 
-    def __init__(self, catalog: Callable[[], Catalog], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, catalog: Callable[[], Catalog], clock: Callable[[], float], make: Make
+    ) -> None:
         self._catalog = catalog
         self._clock = clock
+        self._make = make
         self._rates: dict[str, tuple[Route, float]] = {}
-        self._waiting: deque[Recording] = deque()
+        self._ended = 0
+        self._waiting: deque[Record] = deque()
         self._bytes = 0
         self._filled = asyncio.Event()
         self._enough = asyncio.Event()
         self._hurried = False
         self.counts = Counts()
-        self.under_way = 0
 
     def begin(self, call: Call) -> Recording | None:
         """Begins to record a call, if its route wants that."""
@@ -103,25 +135,42 @@ class Tap:
         if not rate or (rate < 1.0 and share_of(call.request_id) >= rate):
             return None
         call.trail = []
-        self.under_way += 1
         return Recording(call, catalog, self._clock(), time.time())
 
     def end(
         self, recording: Recording, answer: Answer | None, error: BaseException | None = None
     ) -> None:
-        """Hands a recording over to be written; drops it where too many wait."""
-        self.under_way -= 1
+        """Takes a recording over; it is written later, or dropped where too many wait."""
         recording.ended = self._clock()
         recording.answer = answer
         # Its traceback would keep every frame of the call alive while it waits.
         recording.error = error.with_traceback(None) if isinstance(error, ModelyardError) else error
         self.counts.recorded += 1
+        self._ended += 1
+        # Not in this turn of the loop, in which the answer is made, nor in the next, in which it is
+        # sent.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: loop.call_soon(self._keep, recording))
+
+    def _keep(self, recording: Recording, *, waited: bool = False) -> None:
+        if not waited and not all(made.outcome for made in recording.call.trail or ()):
+            loop = asyncio.get_running_loop()
+            loop.call_later(_SETTLE, partial(self._keep, recording, waited=True))
+            return
+        self._ended -= 1
         size = recording.size
         if len(self._waiting) >= MOST_WAITING or self._bytes + size > MOST_BYTES:
             self.counts.dropped += 1
             return
+        try:
+            record = self._make(recording)
+        except Exception as error:
+            # Whatever cannot be made fit to be stored must not be stored.
+            self.counts.dropped += 1
+            _log.warning("a call is not recorded", error=type(error).__name__)
+            return
         self._bytes += size
-        self._waiting.append(recording)
+        self._waiting.append(record)
         self._filled.set()
         if len(self._waiting) >= WRITE or self._bytes >= WRITE_BYTES:
             self._enough.set()
@@ -142,14 +191,14 @@ class Tap:
         self._hurried = True
         self._enough.set()
 
-    def take(self, count: int, size: int) -> list[Recording]:
+    def take(self, count: int, size: int) -> list[Record]:
         """What has waited longest: at most `count`, and about `size` bytes; at least one."""
-        taken: list[Recording] = []
+        taken: list[Record] = []
         while self._waiting and len(taken) < count and size > 0:
-            recording = self._waiting.popleft()
-            size -= recording.size
-            self._bytes -= recording.size
-            taken.append(recording)
+            record = self._waiting.popleft()
+            size -= record.size
+            self._bytes -= record.size
+            taken.append(record)
         if not self._waiting:
             self._filled.clear()
         if len(self._waiting) < WRITE and self._bytes < WRITE_BYTES:
@@ -158,5 +207,5 @@ class Tap:
 
     @property
     def waiting(self) -> int:
-        """How many wait to be written."""
-        return len(self._waiting)
+        """How many calls that are over are not yet taken to be written."""
+        return self._ended + len(self._waiting)

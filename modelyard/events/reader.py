@@ -187,7 +187,7 @@ def _entry(position: str, fields: dict[bytes, bytes]) -> Entry:
     spoilt: list[bytes] = []
     try:
         raw = events_of(fields)
-    except KeyError:
+    except ValueError:
         return Entry(position, (), tuple(fields.values()))
     for data in raw:
         try:

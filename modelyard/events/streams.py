@@ -1,15 +1,18 @@
 """Where the event log lies in Redis: one stream a model, so that a Cluster spreads them.
 
-An entry holds the events of one write, as fields `0`, `1`, ...: a hundred events in one entry cost
-Redis, and both its clients, little more than one.
+An entry holds the events of one write, in one field: a hundred events cost Redis, and both its
+clients, little more than one.
 """
 
 from collections.abc import Mapping, Sequence
+
+from google.protobuf.message import DecodeError
 
 from modelyard.events.v1 import event_pb2
 
 # The models that have a stream.
 MODELS = "modelyard:events"
+_FIELD = b"events"
 
 
 def stream_key(model: str) -> str:
@@ -19,12 +22,19 @@ def stream_key(model: str) -> str:
 
 def entry_of(events: Sequence[bytes]) -> dict[bytes, bytes]:
     """The fields of an entry that holds these serialized events."""
-    return {b"%d" % index: event for index, event in enumerate(events)}
+    return {_FIELD: event_pb2.Entry(events=events).SerializeToString()}
 
 
-def events_of(entry: Mapping[bytes, bytes]) -> list[bytes]:
-    """The serialized events of an entry, in the order of their writing."""
-    return [entry[b"%d" % index] for index in range(len(entry))]
+def events_of(fields: Mapping[bytes, bytes]) -> Sequence[bytes]:
+    """The serialized events of an entry, in the order of their writing.
+
+    Raises:
+        ValueError: They are no entry's.
+    """
+    try:
+        return event_pb2.Entry.FromString(fields[_FIELD]).events
+    except (KeyError, DecodeError) as error:
+        raise ValueError("no entry of the event log") from error
 
 
 def make_id(writer: str, number: int) -> str:

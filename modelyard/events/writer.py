@@ -81,13 +81,22 @@ class Writer:
         # Nobody else's, not even that of this process's earlier life.
         self.id = os.urandom(8).hex()
 
-    def number(self, model: str, events: Sequence[event_pb2.Event]) -> Batch:
-        """Gives events of a model their numbers: from now on they must be written, and in order."""
+    def number(self, model: str, events: Sequence[bytes]) -> Batch:
+        """Gives events of a model their numbers: from now on they must be written, and in order.
+
+        Args:
+            model: The model's name.
+            events: Serialized, without an id.
+        """
         stream = self._streams.setdefault(model, _Stream())
-        for event in events:
-            stream.number += 1
-            event.id = make_id(self.id, stream.number)
-        return Batch(model, tuple(event.SerializeToString() for event in events))
+        first = stream.number + 1
+        stream.number += len(events)
+        # Messages that are joined are one message with the fields of both (protobuf.dev,
+        # Encoding, "Last One Wins").
+        ids = (event_pb2.Event(id=make_id(self.id, first + n)) for n in range(len(events)))
+        return Batch(
+            model, tuple(e + i.SerializeToString() for e, i in zip(events, ids, strict=True))
+        )
 
     async def write(self, batches: Sequence[Batch]) -> None:
         """Writes batches, each as one entry of its model's stream.

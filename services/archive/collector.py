@@ -23,7 +23,8 @@ from services.archive.partitions import Partition, Partitions
 _log = structlog.get_logger(__name__)
 
 GROUP = "archive"
-_ENTRIES, _IDLE = 32, 1.0
+# Few entries at a time: Redis answers nobody else meanwhile, and live calls feel its work.
+_ENTRIES, _IDLE = 8, 1.0
 _TIDY_EVERY = 600.0
 _BACKOFF = Backoff(first=0.2, factor=2.0, limit=10.0)
 
@@ -134,7 +135,7 @@ class Collector:
             if not entries:
                 await self._tidy()
             if len(entries) < _ENTRIES and not self._ending:
-                # All that there is was read. A question is work for Redis, which live calls feel.
+                # All that there is was read. A question is work, too.
                 await asyncio.sleep(_IDLE)
 
     async def _take(self, entry: Entry) -> None:

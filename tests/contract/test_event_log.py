@@ -12,7 +12,7 @@ from modelyard.errors import BlobNotFound, StoreUnavailable
 from modelyard.events.payloads import Payloads
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh, models
-from modelyard.events.streams import stream_key
+from modelyard.events.streams import entry_of, stream_key
 from modelyard.events.v1 import event_pb2
 from modelyard.events.writer import Bounds, Writer
 from modelyard.redis_client import connect
@@ -33,10 +33,8 @@ async def redis(server):
 
 
 def some(count, start=0):
-    return [
-        event_pb2.Event(model="models/m", call=event_pb2.Call(request_id=str(start + i)))
-        for i in range(count)
-    ]
+    calls = [event_pb2.Call(request_id=str(start + i)) for i in range(count)]
+    return [event_pb2.Event(model="models/m", call=c).SerializeToString() for c in calls]
 
 
 async def write(writer, count, start=0):
@@ -158,13 +156,13 @@ async def test_what_is_too_old_is_cut_off(redis):
     writer = Writer(redis, Bounds(age=3600))
     old = int((datetime.now(UTC) - timedelta(hours=2)).timestamp() * 1000)
     for index in range(300):
-        await redis.xadd(stream_key("m"), {b"0": b"x" * 50}, id=f"{old + index}-0")
+        await redis.xadd(stream_key("m"), entry_of([b"x" * 50]), id=f"{old + index}-0")
     await write(writer, 1)
     assert await redis.xlen(stream_key("m")) < 150
 
 
 async def test_what_is_no_event_is_set_aside(redis):
-    await redis.xadd(stream_key("m"), {b"0": b"\xff\xff"})
+    await redis.xadd(stream_key("m"), entry_of([b"\xff\xff"]))
     await redis.xadd(stream_key("m"), {b"other": b"what"})
     await write(Writer(redis), 1)
     entries = await Reader(redis, "g", "m").read(10)

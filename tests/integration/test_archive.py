@@ -19,7 +19,7 @@ from modelyard import redis_server
 from modelyard.archive.reading import Archive, Query
 from modelyard.archive.rows import event_of
 from modelyard.events.payloads import Payloads
-from modelyard.events.streams import stream_key
+from modelyard.events.streams import entry_of, stream_key
 from modelyard.events.writer import Bounds, Writer
 from modelyard.redis_client import connect
 from services.archive.collector import Collector, Flush
@@ -45,7 +45,7 @@ async def redis(log):
 async def write(redis, *events, writer=None, bounds=None):
     writer = writer or Writer(redis, bounds or Bounds())
     for event in events:
-        await writer.write([writer.number("m", [event])])
+        await writer.write([writer.number("m", [event.SerializeToString()])])
     return writer
 
 
@@ -112,7 +112,7 @@ async def test_a_second_run_adds_what_came_since(redis, tmp_path):
 
 async def test_a_batch_that_was_written_again_is_archived_once(redis, tmp_path):
     writer = Writer(redis)
-    batch = writer.number("m", [call(0), call(1)])
+    batch = writer.number("m", [call(n).SerializeToString() for n in range(2)])
     await writer.write([batch])
     await writer.write([batch])
     collector = await collect(redis, tmp_path)
@@ -150,7 +150,7 @@ async def test_an_archive_without_its_progress_begins_anew(redis, tmp_path):
 
 async def test_what_is_no_event_is_set_aside_and_stops_nothing(redis, tmp_path):
     await redis.sadd("modelyard:events", "m")
-    await redis.xadd(stream_key("m"), {b"0": b"\xff\xffspoilt"})
+    await redis.xadd(stream_key("m"), entry_of([b"\xff\xffspoilt"]))
     await write(redis, call(0))
     collector = await collect(redis, tmp_path)
     assert ids(tmp_path) == ["r-0"]
@@ -292,7 +292,8 @@ async def test_killed_again_and_again_it_has_each_call_once(log, redis, tmp_path
         for _ in range(6):
             until = time.monotonic() + rng.uniform(0.4, 1.2)
             while time.monotonic() < until:
-                batch = writer.number("m", [call(written + i) for i in range(5)])
+                calls = [call(written + i).SerializeToString() for i in range(5)]
+                batch = writer.number("m", calls)
                 written += 5
                 await writer.write([batch])
                 await asyncio.sleep(0.002)

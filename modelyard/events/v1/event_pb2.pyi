@@ -68,6 +68,28 @@ class Event(google.protobuf.message.Message):
 Global___Event: typing_extensions.TypeAlias = Event
 
 @typing.final
+class Entry(google.protobuf.message.Message):
+    """An entry of a model's stream in Redis: the one field of it, `events`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: builtins.int
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Serialized events, in the order of their numbers. Each stands for itself: one that is spoilt
+        spoils no other.
+        """
+
+    def __init__(
+        self,
+        *,
+        events: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events"]) -> None: ...
+
+Global___Entry: typing_extensions.TypeAlias = Entry
+
+@typing.final
 class Call(google.protobuf.message.Message):
     """A call that was sampled."""
 

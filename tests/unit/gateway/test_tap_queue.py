@@ -8,7 +8,7 @@ import pytest
 from gateway import tap as taps
 from gateway.call import Answer, Call, Made
 from gateway.plan import Kind
-from gateway.record import event_of
+from gateway.record import Recorder, event_of
 from gateway.stack import _record
 from gateway.tap import Tap
 from modelyard.catalog import Catalog, Route, Shadow, Target
@@ -32,7 +32,26 @@ def call(request_id="r", **more):
 
 def tap_of(route, clock=lambda: 5.0):
     held = catalog(route)
-    return Tap(lambda: held, clock)
+    return Tap(lambda: held, clock, Recorder(1 << 20))
+
+
+async def record(tap, answer=None, error=None):
+    """One call; returns when it is a record."""
+    tap.end(tap.begin(call()), answer, error)
+    await turns()
+
+
+async def turns():
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def answer(size=6):
+    return Answer(b"x" * size, V1, Kind.PRIMARY)
+
+
+def events(tap):
+    return [pb.Event.FromString(taken.event) for taken in tap.take(10, 1 << 20)]
 
 
 def test_what_no_route_wants_is_not_recorded():
@@ -66,21 +85,21 @@ async def test_too_many_waiting_are_dropped_and_counted(monkeypatch):
     monkeypatch.setattr(taps, "MOST_WAITING", 3)
     tap = tap_of(Route("m", tap=1.0))
     for _ in range(5):
-        tap.end(tap.begin(call()), Answer(b"answer", V1, Kind.PRIMARY))
+        await record(tap, answer())
     assert (tap.counts.recorded, tap.counts.dropped, tap.waiting) == (5, 2, 3)
     assert len(tap.take(2, 1 << 20)) == 2
-    tap.end(tap.begin(call()), None, HostGone("gone"))
+    await record(tap, None, HostGone("gone"))
     assert tap.counts.dropped == 2
 
 
 async def test_too_large_payloads_waiting_are_dropped_and_counted(monkeypatch):
     monkeypatch.setattr(taps, "MOST_BYTES", 100)
     tap = tap_of(Route("m", tap=1.0))
-    tap.end(tap.begin(call()), Answer(b"x" * 200, V1, Kind.PRIMARY))
+    await record(tap, answer(200))
     assert (tap.counts.dropped, tap.waiting) == (1, 0)
-    tap.end(tap.begin(call()), Answer(b"x" * 50, V1, Kind.PRIMARY))
+    await record(tap, answer(50))
     assert len(tap.take(10, 1 << 20)) == 1
-    tap.end(tap.begin(call()), Answer(b"x" * 90, V1, Kind.PRIMARY))
+    await record(tap, answer(90))
     assert tap.waiting == 1
 
 
@@ -90,7 +109,7 @@ async def test_a_take_waits_for_something_and_is_bounded():
     await asyncio.sleep(0)
     assert not waiting.done()
     for _ in range(3):
-        tap.end(tap.begin(call()), Answer(b"x" * 93, V1, Kind.PRIMARY))
+        await record(tap, answer(93))
     await waiting
     assert len(tap.take(10, 150)) == 2
     assert len(tap.take(10, 1)) == 1
@@ -102,15 +121,11 @@ def test_records_gather_until_they_are_worth_a_write_or_time_is_up(monkeypatch):
 
     async def main():
         loop, tap = asyncio.get_running_loop(), tap_of(Route("m", tap=1.0))
-
-        def record():
-            tap.end(tap.begin(call()), Answer(b"answer", V1, Kind.PRIMARY))
-
-        record()
+        await record(tap, answer())
         await tap.enough(0.5)
         assert loop.time() == 0.5
         for _ in range(2):
-            record()
+            await record(tap, answer())
         await tap.enough(0.5)
         assert loop.time() == 0.5
         # What is left after a write waits for more of its kind.
@@ -145,13 +160,80 @@ async def test_the_stack_records_answers_and_failures():
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
-    events = [event_of(recording) for recording in tap.take(10, 1 << 20)]
-    assert [e.call.WhichOneof("outcome") for e in events] == ["answer", "failure", "failure"]
-    assert [e.call.failure.reason for e in events] == ["", "MODEL_NOT_FOUND", "CANCELLED"]
-    assert not events[1].call.HasField("response")
+    await turns()
+    found = events(tap)
+    assert [e.call.WhichOneof("outcome") for e in found] == ["answer", "failure", "failure"]
+    assert [e.call.failure.reason for e in found] == ["", "MODEL_NOT_FOUND", "CANCELLED"]
+    assert not found[1].call.HasField("response")
 
 
-def test_a_record_tells_the_whole_race():
+async def test_a_record_is_made_when_the_answer_has_gone():
+    loop, order = asyncio.get_running_loop(), []
+    held = catalog(Route("m", tap=1.0))
+
+    def make(recording):
+        order.append("recorded")
+        return Recorder(1 << 20)(recording)
+
+    tap = Tap(lambda: held, lambda: 5.0, make)
+    tap.end(tap.begin(call()), answer())
+    # As a front does: what was answered in this turn of the loop is sent in the next.
+    loop.call_soon(order.append, "sent")
+    assert tap.waiting == 1
+    await turns()
+    assert order == ["sent", "recorded"]
+    assert tap.waiting == 1
+
+
+def test_a_record_waits_for_what_lost_its_race():
+    async def main():
+        loop, tap = asyncio.get_running_loop(), tap_of(Route("m", tap=1.0))
+        one = call()
+        recording = tap.begin(one)
+        loser = Made(V1, Kind.PRIMARY, 5.0, "a")
+        one.trail += [loser, Made(V1, Kind.HEDGE, 5.1, "b", 5.2, "answered")]
+        tap.end(recording, Answer(b"answer", V1, Kind.HEDGE, 2, "b"))
+        await turns()
+        assert (tap.waiting, events(tap)) == (1, [])
+        loser.outcome, loser.ended = "cancelled", 5.3
+        await asyncio.sleep(0.1)
+        (event,) = events(tap)
+        assert event.call.attempts[0].outcome == pb.Attempt.OUTCOME_CANCELLED
+        # One that never says how it ended is recorded so.
+        recording = tap.begin(two := call())
+        two.trail.append(Made(V1, Kind.PRIMARY, 5.0, "a"))
+        began = loop.time()
+        tap.end(recording, None, HostGone("gone"))
+        await tap.filled()
+        assert 0 < loop.time() - began < 0.1
+        assert events(tap)[0].call.attempts[0].outcome == pb.Attempt.OUTCOME_UNSPECIFIED
+
+    virtual_time.run(main())
+
+
+async def test_what_cannot_be_made_a_record_is_dropped_and_counted():
+    held = catalog(Route("m", tap=1.0))
+
+    def redact(event):
+        raise ValueError("what is in it cannot be known")
+
+    tap = Tap(lambda: held, lambda: 5.0, Recorder(1 << 20, redact))
+    await record(tap, answer())
+    assert (tap.counts.recorded, tap.counts.dropped, tap.waiting) == (1, 1, 0)
+
+
+async def test_a_record_with_a_large_payload_is_not_serialized_yet():
+    held = catalog(Route("m", tap=1.0))
+    tap = Tap(lambda: held, lambda: 5.0, Recorder(100))
+    await record(tap, answer(100))
+    await record(tap, answer(101))
+    small, large = tap.take(10, 1 << 20)
+    assert isinstance(small.event, bytes)
+    assert isinstance(large.event, pb.Event)
+    assert large.event.call.response.inline == b"x" * 101
+
+
+async def test_a_record_tells_the_whole_race():
     clock = iter([5.0, 5.25])
     tap = tap_of(Route("m", tap=1.0, revision=4), lambda: next(clock))
     one = call(metadata=(("x-user", "u"), ("x-raw-bin", b"\x00"), ("modelyard-tenant", "acme")))
@@ -165,27 +247,27 @@ def test_a_record_tells_the_whole_race():
         ]
     )
     tap.end(recording, Answer(b"answer", V2, Kind.FALLBACK, 3, "c"))
-    record = event_of(recording).call
-    assert [(a.kind, a.host, a.outcome) for a in record.attempts] == [
+    told = event_of(recording).call
+    assert [(a.kind, a.host, a.outcome) for a in told.attempts] == [
         ("primary", "a", pb.Attempt.OUTCOME_CANCELLED),
         ("hedge", "b", pb.Attempt.OUTCOME_FAILED),
         ("fallback", "c", pb.Attempt.OUTCOME_WON),
     ]
-    assert record.attempts[1].error == "HOST_GONE"
-    assert record.attempts[1].start.ToTimedelta().total_seconds() == pytest.approx(0.1, abs=2e-6)
-    assert (record.revision, record.route_revision, record.tenant) == (7, 4, "acme")
-    assert record.deadline.ToTimedelta().total_seconds() == 5.0
-    assert record.duration.ToTimedelta().total_seconds() == 0.25
-    assert [(m.key, m.text, m.binary) for m in record.metadata][:2] == [
+    assert told.attempts[1].error == "HOST_GONE"
+    assert told.attempts[1].start.ToTimedelta().total_seconds() == pytest.approx(0.1, abs=2e-6)
+    assert (told.revision, told.route_revision, told.tenant) == (7, 4, "acme")
+    assert told.deadline.ToTimedelta().total_seconds() == 5.0
+    assert told.duration.ToTimedelta().total_seconds() == 0.25
+    assert [(m.key, m.text, m.binary) for m in told.metadata][:2] == [
         ("x-user", "u", b""),
         ("x-raw-bin", "", b"\x00"),
     ]
-    assert (record.answer.served_by, record.answer.host) == ("models/m/versions/2", "c")
-    assert record.request.inline == b"request"
-    assert record.response.inline == b"answer"
+    assert (told.answer.served_by, told.answer.host) == ("models/m/versions/2", "c")
+    assert told.request.inline == b"request"
+    assert told.response.inline == b"answer"
 
 
-def test_a_default_is_an_attempt_of_the_record():
+async def test_a_default_is_an_attempt_of_the_record():
     tap = tap_of(Route("m", tap=1.0))
     one = call()
     recording = tap.begin(one)
@@ -198,7 +280,7 @@ def test_a_default_is_an_attempt_of_the_record():
     )
 
 
-def test_two_answers_of_one_version_have_one_winner():
+async def test_two_answers_of_one_version_have_one_winner():
     tap = tap_of(Route("m", tap=1.0))
     one = call()
     recording = tap.begin(one)
