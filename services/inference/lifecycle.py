@@ -103,6 +103,12 @@ class Retries:
         return most * (0.5 + 0.5 * rng.random())
 
 
+def retries_of(pool: str) -> Retries:
+    """The retries of a pool."""
+    # Nobody waits for a shadow's host, and a start takes a second or more of a processor.
+    return Retries(first=4.0) if pool == "shadow" else Retries()
+
+
 def starting(host: Host, now: float) -> Host:
     """A pending or failed host is given a process."""
     again = host.phase is Phase.FAILED

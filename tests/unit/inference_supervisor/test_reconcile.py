@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 
 from modelyard.names import VersionName
-from services.inference.lifecycle import Host, Phase, Retries, draining, ended, serving, starting
+from services.inference.lifecycle import (
+    Host,
+    Phase,
+    Retries,
+    draining,
+    ended,
+    retries_of,
+    serving,
+    starting,
+)
 from services.inference.reconcile import Add, Drain, Forget, Kill, Policy, Start, next_actions
 
 V1, V2, V3 = (VersionName("digits", n) for n in (1, 2, 3))
@@ -249,3 +258,12 @@ def test_a_faulty_artifact_is_tried_rarely():
         rng=random.Random(1),
     )
     assert failed is not None and failed.permanent and failed.retry_at >= 150.0
+
+
+def test_a_host_of_the_shadow_rests_longer_and_no_longer_in_the_end():
+    rng = random.Random(1)
+    waits = [[retries_of(pool).delay(n, False, rng) for n in (1, 10)] for pool in ("", "shadow")]
+    (first, last), (shadow_first, shadow_last) = waits
+    assert first <= 0.5
+    assert 2.0 <= shadow_first <= 4.0
+    assert max(last, shadow_last) <= 30.0
