@@ -3,7 +3,8 @@
 Calls at a rate that leaves the machine half idle, round by round in turn: without anything, then
 with one scene. A ratio is the median over rounds of that round's ratio to the one before it, with
 an interval of that median by its order statistics. The first scene is nothing at all: what it
-shows is the noise of the machine.
+shows is the noise of the machine. The last is a process in the background that only spins: what it
+costs, the kernel does not keep from live calls, whatever shadows do.
 Results go to benchmarks/results/shadow-cost.{md,json}.
 """
 
@@ -11,6 +12,8 @@ import argparse
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -76,6 +79,18 @@ def shadowed(
         served.client.stop_evaluation(name)
 
 
+@contextmanager
+def spinning() -> Iterator[None]:
+    """A process in the background never rests."""
+    code = "from modelyard import background; background.enter()\nwhile True: pass"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def killer(served: Yard, version: int) -> Callable[[], None]:
     """Kills the candidate's hosts whenever one serves."""
 
@@ -134,6 +149,7 @@ def main() -> None:
                 "shadow of an equal candidate": lambda: shadowed(served, equal.name.number),
                 "shadow of one that is 50 times slower": lambda: shadowed(served, slow.name.number),
                 "shadow of one that crashes": lambda: shadowed(served, crash.name.number, kill),
+                "no shadow, but a spinner in the background": spinning,
             }
             for scene, enter in scenes.items():
                 pairs = found[scene] = []
