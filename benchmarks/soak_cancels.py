@@ -4,7 +4,7 @@ Each call is begun, waits some milliseconds at a host that takes longer, and is 
 as every gRPC client does it: RST_STREAM, CANCEL. Resident memory of gateway, Envoy and hosts must
 stay flat, and nothing may be left: no attempt at the gateway, no run at a host. Every caller waits
 for one answer in 25, so that no more is begun than is answered. Results go to
-benchmarks/results/soak-cancels.{md,json}.
+benchmarks/results/soak-cancels-FRONT.{md,json}.
 """
 
 import argparse
@@ -215,7 +215,7 @@ def main() -> None:
         + "\n"
     )
     save(
-        "soak-cancels",
+        f"soak-cancels-{arguments.front}",
         text,
         {
             "machine": facts,
