@@ -9,7 +9,7 @@ import h11
 from gateway.fronts import wire
 from gateway.fronts.asgi import Receive, Scope, Send
 
-# A connection on which nothing is asked for so long ends, in seconds.
+# A connection on which nothing is asked, or no more of a body comes, for so long ends, in seconds.
 _IDLE: Final = 60.0
 # What comes of a body before who answers takes it.
 _AHEAD: Final = 1 << 20
@@ -151,7 +151,11 @@ class Http1(asyncio.Protocol):
         if not (self._chunks or self._whole):
             self._transport.resume_reading()
             self._came = self._loop.create_future()
-            await self._came
+            late = self._loop.call_later(_IDLE, self._refuse, 408)
+            try:
+                await self._came
+            finally:
+                late.cancel()
         if self._transport.is_closing():
             return {"type": "http.disconnect"}
         body = b"".join(self._chunks)

@@ -77,6 +77,25 @@ def test_requests_are_answered_in_their_order_in_any_pieces() -> None:
     virtual_time.run(main())
 
 
+def test_a_body_of_which_no_more_comes_is_not_waited_for_for_ever() -> None:
+    async def main() -> None:
+        http1, transport, left = made()
+        http1.data_received(ONE[:-2])
+        await asyncio.sleep(59)
+        # Slow is not late.
+        http1.data_received(ONE[-2:-1])
+        await asyncio.sleep(59)
+        assert not transport.closed
+        await asyncio.sleep(2)
+        assert transport.written.startswith(b"HTTP/1.1 408 ")
+        assert transport.closed
+        http1.connection_lost(None)
+        await asyncio.sleep(0)
+        assert left == [http1]
+
+    virtual_time.run(main())
+
+
 def test_who_waits_to_be_told_to_go_on_is_told() -> None:
     async def main() -> None:
         http1, transport, _ = made()
