@@ -32,14 +32,14 @@ _BACKOFF = Backoff(first=0.05, factor=2.0, limit=2.0)
 
 
 class Shipper:
-    """Carries recordings from the tap to the log.
+    """Carries records from the tap to the log.
 
     Args:
         tap: Where they wait.
         writer: Where they go.
         payloads: Takes those that are larger than `inline`; None to leave such payloads out.
         inline: The largest payload that the log itself takes, in bytes.
-        redact: Takes out of an event what must not be stored.
+        redact: Takes what must not be stored out of what does not come from the tap.
         patience: How long `close` tries to write what is left, in seconds.
     """
 

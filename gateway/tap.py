@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 
 import structlog
 
@@ -25,7 +24,7 @@ from modelyard.events.v1 import event_pb2
 
 _log = structlog.get_logger(__name__)
 
-# What waits to be written, at most: records, and bytes of their payloads.
+# What waits, at most: calls that are over and not yet written, and bytes of their payloads.
 MOST_WAITING, MOST_BYTES = 10_000, 64 << 20
 # What is worth a write, and what goes with one, at most: the same. A small write holds up no call
 # for as long as calls differ anyway.
@@ -146,30 +145,32 @@ class Tap:
         # Its traceback would keep every frame of the call alive while it waits.
         recording.error = error.with_traceback(None) if isinstance(error, ModelyardError) else error
         self.counts.recorded += 1
+        if self.waiting >= MOST_WAITING or self._bytes + recording.size > MOST_BYTES:
+            self.counts.dropped += 1
+            return
         self._ended += 1
+        self._bytes += recording.size
         # Not in this turn of the loop, in which the answer is made, nor in the next, in which it is
         # sent.
         loop = asyncio.get_running_loop()
-        loop.call_soon(lambda: loop.call_soon(self._keep, recording))
+        loop.call_soon(lambda: loop.call_soon(self._settle, recording))
 
-    def _keep(self, recording: Recording, *, waited: bool = False) -> None:
-        if not waited and not all(made.outcome for made in recording.call.trail or ()):
-            loop = asyncio.get_running_loop()
-            loop.call_later(_SETTLE, partial(self._keep, recording, waited=True))
-            return
+    def _settle(self, recording: Recording) -> None:
+        if all(made.outcome for made in recording.call.trail or ()):
+            self._keep(recording)
+        else:
+            asyncio.get_running_loop().call_later(_SETTLE, self._keep, recording)
+
+    def _keep(self, recording: Recording) -> None:
         self._ended -= 1
-        size = recording.size
-        if len(self._waiting) >= MOST_WAITING or self._bytes + size > MOST_BYTES:
-            self.counts.dropped += 1
-            return
         try:
             record = self._make(recording)
         except Exception as error:
             # Whatever cannot be made fit to be stored must not be stored.
             self.counts.dropped += 1
+            self._bytes -= recording.size
             _log.warning("a call is not recorded", error=type(error).__name__)
             return
-        self._bytes += size
         self._waiting.append(record)
         self._filled.set()
         if len(self._waiting) >= WRITE or self._bytes >= WRITE_BYTES:

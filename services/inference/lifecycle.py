@@ -16,6 +16,7 @@ import enum
 import random
 from dataclasses import dataclass, replace
 
+from modelyard.catalog.hosts import SHADOW
 from modelyard.names import VersionName
 
 
@@ -106,7 +107,7 @@ class Retries:
 def retries_of(pool: str) -> Retries:
     """The retries of a pool."""
     # Nobody waits for a shadow's host, and a start takes a second or more of a processor.
-    return Retries(first=4.0) if pool == "shadow" else Retries()
+    return Retries(first=4.0) if pool == SHADOW else Retries()
 
 
 def starting(host: Host, now: float) -> Host:

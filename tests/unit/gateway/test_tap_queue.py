@@ -92,6 +92,16 @@ async def test_too_many_waiting_are_dropped_and_counted(monkeypatch):
     assert tap.counts.dropped == 2
 
 
+async def test_what_is_not_a_record_yet_waits_as_well(monkeypatch):
+    monkeypatch.setattr(taps, "MOST_WAITING", 3)
+    tap = tap_of(Route("m", tap=1.0))
+    for _ in range(5):
+        tap.end(tap.begin(call()), answer())
+    assert (tap.counts.dropped, tap.waiting) == (2, 3)
+    await turns()
+    assert (tap.counts.dropped, tap.waiting, len(events(tap))) == (2, 3, 3)
+
+
 async def test_too_large_payloads_waiting_are_dropped_and_counted(monkeypatch):
     monkeypatch.setattr(taps, "MOST_BYTES", 100)
     tap = tap_of(Route("m", tap=1.0))
@@ -219,7 +229,7 @@ async def test_what_cannot_be_made_a_record_is_dropped_and_counted():
 
     tap = Tap(lambda: held, lambda: 5.0, Recorder(1 << 20, redact))
     await record(tap, answer())
-    assert (tap.counts.recorded, tap.counts.dropped, tap.waiting) == (1, 1, 0)
+    assert (tap.counts.recorded, tap.counts.dropped, tap.waiting, tap._bytes) == (1, 1, 0, 0)
 
 
 async def test_a_record_with_a_large_payload_is_not_serialized_yet():
