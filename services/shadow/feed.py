@@ -17,7 +17,7 @@ from modelyard.events.v1 import event_pb2
 _log = structlog.get_logger(__name__)
 
 # Entries that are read at a time, and how long to wait where there are none, in seconds.
-_ENTRIES, _IDLE = 2, 0.1
+_ENTRIES, _IDLE = 8, 0.1
 _BACKOFF = Backoff(first=0.1, factor=2.0, limit=5.0)
 
 
