@@ -36,8 +36,8 @@ def measure(
         shape: Of its input `x`.
         in_flight: Calls under way at any moment; of no account at a rate.
         seconds: How long.
-        rate: Calls a second that are begun whatever becomes of those before them, their time
-            counted from when they were sent; 0 for a closed loop.
+        rate: Calls a second that are begun whatever becomes of those before them; 0 for a
+            closed loop.
 
     Raises:
         Unfit: The server does not tell what perf_analyzer wants to know.

@@ -23,7 +23,7 @@ from benchmarks.compare import save
 from gateway.call import Answer, Call, Made
 from gateway.plan import Kind
 from gateway.record import Recorder
-from gateway.tap import Tap
+from gateway.tap import WRITE, Tap
 from modelyard import redis_server
 from modelyard.catalog import Catalog, Route, Tensor
 from modelyard.catalog.model import frozen
@@ -43,7 +43,6 @@ from services.shadow.read import request_of
 
 MODEL = "mlp"
 V1 = VersionName(MODEL, 1)
-_BATCH = 64
 
 
 def answer_of(request: bytes) -> bytes:
@@ -74,8 +73,8 @@ def recorded(count: int, request: bytes, answer: bytes) -> list[bytes]:
 
 
 async def write(writer: Writer, events: Sequence[bytes]) -> None:
-    for start in range(0, len(events), _BATCH):
-        await writer.write([writer.number(MODEL, events[start : start + _BATCH])])
+    for start in range(0, len(events), WRITE):
+        await writer.write([writer.number(MODEL, events[start : start + WRITE])])
 
 
 async def evaluated(redis: Any, count: int) -> tuple[float, float]:
