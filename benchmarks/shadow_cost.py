@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=200.0)
+    parser.add_argument("--only", nargs="*", default=[], help="scenes; nothing is kept then")
     given = parser.parse_args()
     facts = machine.describe()
     found: dict[str, list[tuple[Sample, Sample]]] = {}
@@ -152,6 +153,8 @@ def main() -> None:
                 "no shadow, but a spinner in the background": spinning,
             }
             for scene, enter in scenes.items():
+                if given.only and scene not in given.only:
+                    continue
                 pairs = found[scene] = []
                 for _ in range(given.rounds):
                     without = measure(client, order)
@@ -178,6 +181,9 @@ def main() -> None:
         scene: [{"without": asdict(a), "with": asdict(b)} for a, b in pairs]
         for scene, pairs in found.items()
     }
+    if given.only:
+        print(text)
+        return
     save("shadow-cost", text, {"machine": facts, "scenes": data})
 
 

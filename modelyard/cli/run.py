@@ -58,6 +58,15 @@ def up(
         int,
         typer.Option("--workers", min=1, max=64, help="Gateway processes behind the port."),
     ] = 1,
+    shadow_share: Annotated[
+        float,
+        typer.Option(
+            "--shadow-share",
+            min=0.01,
+            max=1.0,
+            help="The share of the time in which an evaluation's candidates work; then they rest.",
+        ),
+    ] = 0.1,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")
@@ -89,6 +98,7 @@ def up(
         otlp_endpoint=otlp_endpoint,
         front=front,
         workers=workers,
+        shadow_share=shadow_share,
     )
     yard.run(
         layout(data),

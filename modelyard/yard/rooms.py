@@ -34,6 +34,7 @@ class Options:
         otlp_endpoint: Where every room's spans go; none are made when empty.
         front: What takes calls at the gateway, of `FRONTS`.
         workers: The gateway's processes.
+        shadow_share: The share of the time in which an evaluation's candidates work.
     """
 
     host: str = "127.0.0.1"
@@ -48,6 +49,7 @@ class Options:
     otlp_endpoint: str = ""
     front: str = "auto"
     workers: int = 1
+    shadow_share: float = 0.1
 
     @property
     def address(self) -> str:
@@ -134,6 +136,7 @@ def shadow(layout: Layout, options: Options) -> Room:
         f"unix:{layout.shadow_socket}",
         "services.shadow",
         *("--listen", f"unix:{layout.shadow_socket}", "--background"),
+        *("--share", str(options.shadow_share)),
         *("--registry", f"unix:{layout.registry_socket}"),
         *("--redis", options.redis or f"unix://{layout.redis_socket}"),
         *("--events", events_url(layout, options), "--payloads", str(layout.payloads)),

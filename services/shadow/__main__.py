@@ -74,6 +74,7 @@ async def serve(settings: ShadowSettings) -> None:
             hosts=hosts,
             catalog=lambda: catalog.catalog,
             archived=windows(settings.archive) if settings.archive else None,
+            share=settings.share,
         )
         manager = Manager(tools)
         tracing = ends.enter_context(traced("shadow", settings.otlp_endpoint))

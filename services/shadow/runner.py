@@ -35,6 +35,10 @@ _STATE = 1
 LIVE = 0
 
 
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class Asker(Protocol):
     """Asks versions in the shadow."""
 
@@ -158,6 +162,7 @@ class Runner:
         awaiting: Keeps answers until their truth comes.
         keep: Keeps what was learnt.
         until: When the evaluation ends by itself, in Unix seconds.
+        share: Replays take this share of the time, of each of those that run side by side.
     """
 
     def __init__(
@@ -173,6 +178,7 @@ class Runner:
         awaiting: Awaiting,
         keep: Callable[[dict[str, Any]], Awaitable[None]],
         until: float,
+        share: float = 1.0,
     ) -> None:
         self._model = model
         self._baseline = baseline
@@ -184,6 +190,8 @@ class Runner:
         self._awaiting = awaiting
         self._keep = keep
         self._until = until
+        # How much rest comes after a second of work.
+        self._rest = 1.0 / share - 1.0
         self._kept_at = self._looked_at = 0.0
         self._room = asyncio.Semaphore(plan.concurrency)
         self._next_start = 0.0
@@ -285,6 +293,8 @@ class Runner:
                 replies[number] = await self._ask(number, request, timeout)
             if again and not first:
                 repeat = await self._ask(self._baseline, request, timeout)
+            worked = sum(reply.seconds for reply in (*replies.values(), repeat) if reply)
+            self._next_start = max(self._next_start, _clock() + worked * self._rest)
         paired = request.served_by == self._baseline
         return Observation(
             request.id,
@@ -311,13 +321,11 @@ class Runner:
         return await self._asker.ask(version, request.payload, timeout)
 
     async def _pause(self) -> None:
-        """Keeps the plan's pace."""
-        if not self._plan.max_rate:
-            return
-        now = time.monotonic()
-        start = max(now, self._next_start)
-        self._next_start = start + 1.0 / self._plan.max_rate
-        await asyncio.sleep(start - now)
+        """Keeps the plan's pace, and rests."""
+        while (wait := self._next_start - _clock()) > 0:
+            await asyncio.sleep(wait)
+        if self._plan.max_rate:
+            self._next_start = _clock() + 1.0 / self._plan.max_rate
 
     async def _await_truth(self, seen: Observation) -> None:
         replies = {n: reply.raw for n, reply in seen.candidates.items() if reply.raw}

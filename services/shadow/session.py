@@ -49,6 +49,7 @@ class Tools:
         hosts: The hosts of the shadow's pool.
         catalog: Gives the catalogue as it is now.
         archived: Reads the archive; None where there is none.
+        share: The share of the time in which an evaluation's replays work.
     """
 
     store: Store
@@ -58,6 +59,7 @@ class Tools:
     hosts: Hosts
     catalog: Callable[[], Catalog]
     archived: Archived | None
+    share: float = 1.0
 
     def resumed(
         self, evaluation: evaluation_pb2.Evaluation, plan: Plan, state: dict[str, Any]
@@ -145,6 +147,7 @@ class Session:
             awaiting=AwaitingTruth(tools.redis, self._name, lasts),
             keep=self._keep,
             until=evaluation.start_time.ToDatetime(UTC).timestamp() + lasts,
+            share=tools.share,
         )
         self.findings, self.progress = findings, feed.progress
         try:

@@ -19,4 +19,11 @@ class ShadowSettings(ServerSettings):
     keep_days: float = Field(
         365.0, gt=0, le=36_500, description="Evaluations that ended longer ago are forgotten."
     )
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="The share of the time in which an evaluation's candidates work; then they"
+        " rest, for the sake of live calls on the same machine.",
+    )
     background: bool = Field(False, description="Use only processor time that nothing else wants.")

@@ -103,7 +103,7 @@ def crashes(yard, version):
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shadow")
-    with running_yard(folder / "data") as yard:
+    with running_yard(folder / "data", "--shadow-share", "1") as yard:
         client = yard.client
         client.register("m", classifier(folder, "live", 0.25, seed=1), label="live", wait=True)
         paths = {

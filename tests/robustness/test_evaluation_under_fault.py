@@ -28,7 +28,7 @@ RUNNING = evaluation_pb2.Evaluation.STATE_RUNNING
 
 @pytest.fixture
 def yard(tmp_path: Path) -> Iterator[Yard]:
-    with running_yard(tmp_path / "data") as yard:
+    with running_yard(tmp_path / "data", "--shadow-share", "1") as yard:
         client = yard.client
         client.register(MODEL, classifier(tmp_path, "live", 0.25), label="live", wait=True)
         made = client.register(MODEL, classifier(tmp_path, "candidate", 0.2, seed=4))

@@ -1,6 +1,8 @@
 """The loop of an evaluation: each request counts once, wherever it is cut off."""
 
+import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -226,3 +228,56 @@ def test_an_event_of_another_kind_is_passed_over():
     )
     virtual_time.run(runner.run())
     assert (findings.tally.seen, findings.tally.passed_over) == (2, 2)
+
+
+class Timed(Asker):
+    """Takes time to answer; says when it began, and how many it worked at."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.began, self._seconds = [], seconds
+
+    async def ask(self, version, payload, timeout):
+        loop = asyncio.get_running_loop()
+        self.began.append(loop.time())
+        await asyncio.sleep(self._seconds)
+        return replace(await super().ask(version, payload, timeout), seconds=self._seconds)
+
+
+@pytest.mark.parametrize(
+    ("share", "max_rate", "every"),
+    [(1.0, 0.0, 0.1), (0.25, 0.0, 0.4), (0.25, 2.0, 0.5), (0.1, 2.0, 1.0)],
+)
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_replays_rest_as_long_as_they_are_told(share, max_rate, every, concurrency):
+    plan = Plan(
+        gates=(Gate(Kind.DIFFERENCE, 0.9),),
+        canary=True,
+        baseline_sample=0.0,
+        max_rate=max_rate,
+        concurrency=concurrency,
+    )
+    asker = Timed(0.1)
+    runner = Runner(
+        model="m",
+        baseline=1,
+        plan=plan,
+        findings=begin(plan, Baseline, [2]),
+        asker=asker,
+        feed=Feed([call(n) for n in range(30)], 0, 30),
+        read=read,
+        awaiting=Awaiting(),
+        keep=Store(()).keep,
+        until=1e12,
+        share=share,
+    )
+    virtual_time.run(runner.run())
+    assert len(asker.began) == 30
+    gaps = np.diff(asker.began)
+    if concurrency == 1:
+        assert gaps == pytest.approx([every] * 29)
+    elif max_rate:
+        assert gaps.min() >= 1 / max_rate - 1e-9
+    else:
+        # Three at a time, each as seldom as one alone.
+        assert np.diff(asker.began[::3]) == pytest.approx([every] * 9)
