@@ -1,15 +1,17 @@
 """What recording and shadowing cost the calls that are served (`python -m benchmarks.shadow_cost`).
 
-Calls at a rate that leaves the machine half idle, round by round in turn: without anything, then
-with one scene. A ratio is the median over rounds of that round's ratio to the one before it, with
-an interval of that median by its order statistics. The first scene is nothing at all: what it
-shows is the noise of the machine. The last is a process in the background that only spins: what it
-costs, the kernel does not keep from live calls, whatever shadows do.
+Calls at a rate that leaves the machine half idle. Each round goes through all scenes in an order
+drawn by chance; a scene's ratio is the geometric mean, over rounds, of its figure to that round's
+without anything, with Student's interval at 95 %. The scene "nothing" is without anything once
+more: what it shows is the noise of the machine. The last is a process in the background that only
+spins: what it costs, the kernel does not keep from live calls, whatever shadows do.
 Results go to benchmarks/results/shadow-cost.{md,json}.
 """
 
 import argparse
+import math
 import os
+import random
 import signal
 import statistics
 import subprocess
@@ -17,13 +19,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binom
+from scipy.stats import t
 
 from benchmarks import machine, models, report
 from benchmarks.compare import save
@@ -35,6 +38,7 @@ from modelyard.registry.v1 import host_pb2
 from modelyard.shadow.v1 import evaluation_pb2
 
 MODEL = "mlp"
+WITHOUT = "without anything"
 # A slow one takes some 50 times as long as a call does.
 _SLOW_ROUNDS = 60_000
 _SETTLE = 1.5
@@ -103,19 +107,13 @@ def killer(served: Yard, version: int) -> Callable[[], None]:
     return kill
 
 
-def interval(values: list[float], level: float = 0.95) -> tuple[float, float]:
-    """Of the median, by order statistics: at this level, or all there is."""
-    ordered, tail = sorted(values), (1 - level) / 2
-    out = 0
-    while binom.cdf(out, len(values), 0.5) <= tail:
-        out += 1
-    out = max(out - 1, 0)
-    return ordered[out], ordered[-1 - out]
-
-
-def ratio(values: list[float]) -> str:
-    lower, upper = interval(values)
-    return f"{statistics.median(values):.2f} ({lower:.2f} to {upper:.2f})"
+def ratio(values: list[float], level: float = 0.95) -> str:
+    """The geometric mean, with Student's interval of the logarithms' mean."""
+    logs = [math.log(value) for value in values]
+    mean, at = statistics.fmean(logs), (1 + level) / 2
+    half = t.ppf(at, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    mid, lower, upper = (math.exp(mean + by) for by in (0.0, -half, half))
+    return f"{mid:.2f} ({lower:.2f} to {upper:.2f})"
 
 
 def measure(client: LoadClient, order: Order) -> Sample:
@@ -125,13 +123,13 @@ def measure(client: LoadClient, order: Order) -> Sample:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rate", type=float, default=200.0)
+    parser.add_argument("--rate", type=float, default=400.0)
     parser.add_argument("--only", nargs="*", default=[], help="scenes; nothing is kept then")
     given = parser.parse_args()
     facts = machine.describe()
-    found: dict[str, list[tuple[Sample, Sample]]] = {}
+    found: dict[str, list[Sample]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as held, load_client() as client:
         folder = Path(held)
         with yard(folder) as served:
@@ -145,6 +143,7 @@ def main() -> None:
             client.measure(order)
             kill = killer(served, crash.name.number)
             scenes: dict[str, Callable[[], Any]] = {
+                WITHOUT: nullcontext,
                 "nothing": nullcontext,
                 "every call recorded": lambda: tapped(served),
                 "shadow of an equal candidate": lambda: shadowed(served, equal.name.number),
@@ -152,17 +151,19 @@ def main() -> None:
                 "shadow of one that crashes": lambda: shadowed(served, crash.name.number, kill),
                 "no shadow, but a spinner in the background": spinning,
             }
-            for scene, enter in scenes.items():
-                if given.only and scene not in given.only:
-                    continue
-                pairs = found[scene] = []
-                for _ in range(given.rounds):
-                    without = measure(client, order)
-                    with enter():
-                        pairs.append((without, measure(client, order)))
-                print(scene, [round(b.p99 / a.p99, 3) for a, b in pairs], flush=True)
-    rows = []
-    for scene, pairs in found.items():
+            if given.only:
+                scenes = {scene: scenes[scene] for scene in (WITHOUT, *given.only)}
+            rng = random.Random(1)
+            for number in range(given.rounds):
+                for scene in rng.sample(list(scenes), len(scenes)):
+                    with scenes[scene]():
+                        found[scene].append(measure(client, order))
+                now = found[WITHOUT][-1].p99
+                seen = (f"{scene} {found[scene][-1].p99 / now:.2f}" for scene in scenes)
+                print(f"{number + 1}/{given.rounds}, p99:", ", ".join(seen), flush=True)
+    rows, without = [], found[WITHOUT]
+    for scene in (scene for scene in scenes if scene != WITHOUT):
+        pairs = list(zip(without, found[scene], strict=True))
         p50 = ratio([b.p50 / a.p50 for a, b in pairs])
         p99 = ratio([b.p99 / a.p99 for a, b in pairs])
         base = statistics.median(a.p99 for a, _ in pairs)
@@ -171,16 +172,13 @@ def main() -> None:
         rows.append([scene, p50, p99, f"{base:,.0f} us", f"{with_:,.0f} us", str(errors)])
     head = ["scene", "p50 ratio", "p99 ratio", "p99 without", "p99 with", "failed calls"]
     told = (
-        f"{given.rounds} pairs of rounds of {given.seconds:g} s at {given.rate:g} calls a second"
-        " (a 1x64 MLP), in turn.\nShadow service, archive and the shadow's hosts run where nothing"
-        " else wants the processor.\n\n"
+        f"{given.rounds} rounds of {given.seconds:g} s a scene at {given.rate:g} calls a second"
+        " (a 1x64 MLP),\nin an order drawn by chance. Shadow service, archive and shadow's hosts"
+        " run where nothing else wants the processor.\n\n"
     )
     title = "# What recording and shadowing cost served calls\n\n"
     text = title + report.machine(facts) + "\n" + told + report.table(head, rows)
-    data = {
-        scene: [{"without": asdict(a), "with": asdict(b)} for a, b in pairs]
-        for scene, pairs in found.items()
-    }
+    data = {scene: [asdict(sample) for sample in samples] for scene, samples in found.items()}
     if given.only:
         print(text)
         return

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from modelyard.yard import rooms
+from modelyard.yard.keeper import Room
 from modelyard.yard.layout import layout
-from modelyard.yard.rooms import Options, Room
+from modelyard.yard.rooms import Options
 
 
 def _given(room: Room, flag: str) -> str:
