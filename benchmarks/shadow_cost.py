@@ -151,6 +151,8 @@ def main() -> None:
                 "shadow of one that crashes": lambda: shadowed(served, crash.name.number, kill),
                 "no shadow, but a spinner in the background": spinning,
             }
+            if unknown := set(given.only) - set(scenes):
+                parser.error(f"no such scene: {', '.join(sorted(unknown))}")
             if given.only:
                 scenes = {scene: scenes[scene] for scene in (WITHOUT, *given.only)}
             rng = random.Random(1)

@@ -8,8 +8,8 @@ only watches health holds nothing up. A second signal ends it at once.
 A grpc.aio server that is asked for a method whose name is not UTF-8 stops listening, for good
 (grpcio 1.85: the loop that takes calls ends with UnicodeDecodeError). Nothing of what callers send
 can be looked at before; so it is watched, and another one takes its place. A call over a connection
-that was made in between ends with CANCELLED or UNAVAILABLE; the gateway takes both from a host as
-"not begun", and tries another way.
+that was made in between ends with CANCELLED or UNAVAILABLE; after either from a host the gateway
+tries another way.
 """
 
 import asyncio

@@ -29,9 +29,9 @@ from modelyard.names import VersionName
 from modelyard.shadow.v1 import evaluation_pb2, report_pb2
 from services.shadow.check import check_outputs, check_versions
 from services.shadow.convert import filled, plan_from
+from services.shadow.findings import Findings
 from services.shadow.names import evaluation_name, model_of
 from services.shadow.report import report_of
-from services.shadow.runner import Findings
 from services.shadow.session import Session, Tools
 from services.shadow.standing import ROUTE
 

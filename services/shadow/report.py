@@ -12,9 +12,9 @@ from modelyard.shadow.v1 import evaluation_pb2, report_pb2
 from services.shadow.comparators import Reservoir
 from services.shadow.convert import gate_to
 from services.shadow.evidence import BINS, Evidence, Output
+from services.shadow.findings import Findings
 from services.shadow.judgement import Judgement, latched, observed, slice_standings, standings
 from services.shadow.plan import Plan
-from services.shadow.runner import Findings
 from services.shadow.statistics import Interval, Latencies
 from services.shadow.verdict import Decision, Kind, Standing, Verdict, needed, part
 

@@ -3,23 +3,19 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
 
-from modelyard.catalog import Version
 from modelyard.events.sampling import share_of
 from modelyard.events.v1 import event_pb2
 from modelyard.names import VersionName
-from services.shadow import losses
-from services.shadow.comparators.choose import chosen_for
-from services.shadow.evidence import Evidence
-from services.shadow.judgement import Judgement, look
+from services.shadow.findings import Findings
+from services.shadow.judgement import look
 from services.shadow.observation import Arrays, Observation, Reply, rows_of
+from services.shadow.pace import Pace, Rate
 from services.shadow.plan import Plan
 from services.shadow.read import Request, truths_of
-from services.shadow.tally import Tally
 
 _log = structlog.get_logger(__name__)
 
@@ -30,13 +26,8 @@ LOOK_EVERY, KEEP_EVERY = 1.0, 5.0
 PATIENCE = 60.0
 # A replay may take so many times as long as the live call, but this long in any case.
 _TIMES, _AT_LEAST = 50.0, 1.0
-_STATE = 1
 # Among answers that wait: whose it is that the caller got.
 LIVE = 0
-
-
-def _clock() -> float:
-    return asyncio.get_running_loop().time()
 
 
 class Asker(Protocol):
@@ -95,59 +86,6 @@ class Awaiting(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Findings:
-    """All that an evaluation has learnt.
-
-    Attributes:
-        evidence: By candidate.
-        judgements: By candidate.
-        tally: What became of the requests.
-        rate: Replayed requests a second, of late.
-    """
-
-    evidence: dict[int, Evidence]
-    judgements: dict[int, Judgement]
-    tally: Tally = field(default_factory=Tally)
-    rate: float = 0.0
-
-    def state(self) -> dict[str, Any]:
-        """All of it, as JSON has it."""
-        return {
-            "format": _STATE,
-            "evidence": {str(n): held.state() for n, held in self.evidence.items()},
-            "judgements": {str(n): held.state() for n, held in self.judgements.items()},
-            "tally": self.tally.state(),
-        }
-
-
-def begin(plan: Plan, baseline: Version, candidates: Sequence[int]) -> Findings:
-    """Nothing learnt yet."""
-    outputs = {tensor.name: tensor for tensor in baseline.signature.outputs}
-    chosen = chosen_for(outputs, plan.comparators)
-    judged = {name: plan.losses.get(name) or losses.choose(t) for name, t in outputs.items()}
-    return Findings(
-        {n: Evidence(n, plan, chosen, judged) for n in candidates},
-        {n: Judgement() for n in candidates},
-    )
-
-
-def resume(
-    state: Mapping[str, Any], plan: Plan, baseline: Version, candidates: Sequence[int]
-) -> Findings:
-    """What was kept."""
-    fresh = begin(plan, baseline, candidates)
-    outputs = {tensor.name: tensor for tensor in baseline.signature.outputs}
-    chosen = chosen_for(outputs, plan.comparators)
-    judged = {name: plan.losses.get(name) or losses.choose(t) for name, t in outputs.items()}
-    for number in candidates:
-        held = state["evidence"][str(number)]
-        fresh.evidence[number] = Evidence.restore(held, number, plan, chosen, judged)
-        fresh.judgements[number] = Judgement.restore(state["judgements"][str(number)])
-    fresh.tally = Tally.restore(state["tally"])
-    return fresh
-
-
 class Runner:
     """Runs one evaluation.
 
@@ -162,7 +100,7 @@ class Runner:
         awaiting: Keeps answers until their truth comes.
         keep: Keeps what was learnt.
         until: When the evaluation ends by itself, in Unix seconds.
-        share: Replays take this share of the time, of each of those that run side by side.
+        share: The share of the time in which replays work; see `Pace`.
     """
 
     def __init__(
@@ -190,14 +128,11 @@ class Runner:
         self._awaiting = awaiting
         self._keep = keep
         self._until = until
-        # How much rest comes after a second of work.
-        self._rest = 1.0 / share - 1.0
         self._kept_at = self._looked_at = 0.0
-        self._room = asyncio.Semaphore(plan.concurrency)
-        self._next_start = 0.0
+        self._pace = Pace(plan.concurrency, plan.max_rate, share)
+        self._rate = Rate()
         self._absent: set[int] = set()
         self._joined: set[str] = set()
-        self._pace: list[tuple[float, int]] = []
         self._ending = False
 
     def end(self) -> None:
@@ -278,23 +213,25 @@ class Runner:
                 break
 
     async def _replay(self, request: Request) -> Observation:
-        async with self._room:
-            await self._pause()
-            timeout = min(request.deadline, max(_AT_LEAST, _TIMES * request.seconds))
-            again = share_of(f"again {request.id}") < self._plan.baseline_sample
-            repeat: Reply | None = None
-            replies: dict[int, Reply] = {}
-            numbers = list(self.findings.evidence)
-            # Whoever comes first finds colder caches: so each comes first on half of them.
-            first = share_of(f"first {request.id}") < 0.5
+        worked, repeat = 0.0, None
+        replies: dict[int, Reply] = {}
+        timeout = min(request.deadline, max(_AT_LEAST, _TIMES * request.seconds))
+        again = share_of(f"again {request.id}") < self._plan.baseline_sample
+        # Whoever comes first finds colder caches: so each comes first on half of them.
+        first = share_of(f"first {request.id}") < 0.5
+        await self._pace.begin()
+        try:
             if again and first:
                 repeat = await self._ask(self._baseline, request, timeout)
-            for number in numbers:
+                worked += repeat.seconds
+            for number in self.findings.evidence:
                 replies[number] = await self._ask(number, request, timeout)
+                worked += replies[number].seconds
             if again and not first:
                 repeat = await self._ask(self._baseline, request, timeout)
-            worked = sum(reply.seconds for reply in (*replies.values(), repeat) if reply)
-            self._next_start = max(self._next_start, _clock() + worked * self._rest)
+                worked += repeat.seconds
+        finally:
+            self._pace.end(worked)
         paired = request.served_by == self._baseline
         return Observation(
             request.id,
@@ -319,13 +256,6 @@ class Runner:
         else:
             self._absent.add(number)
         return await self._asker.ask(version, request.payload, timeout)
-
-    async def _pause(self) -> None:
-        """Keeps the plan's pace, and rests."""
-        while (wait := self._next_start - _clock()) > 0:
-            await asyncio.sleep(wait)
-        if self._plan.max_rate:
-            self._next_start = _clock() + 1.0 / self._plan.max_rate
 
     async def _await_truth(self, seen: Observation) -> None:
         replies = {n: reply.raw for n, reply in seen.candidates.items() if reply.raw}
@@ -370,7 +300,8 @@ class Runner:
 
     def _look(self) -> None:
         self._looked_at = time.monotonic()
-        self._measure_pace(self._looked_at)
+        if (rate := self._rate.measure(self.findings.tally.replayed)) is not None:
+            self.findings.rate = rate
         candidates = len(self.findings.evidence)
         for number, judgement in self.findings.judgements.items():
             was = judgement.verdict
@@ -383,12 +314,6 @@ class Runner:
                     verdict=judgement.verdict.value,
                     reasons=judgement.reasons[:3],
                 )
-
-    def _measure_pace(self, now: float) -> None:
-        self._pace = [*self._pace[-10:], (now, self.findings.tally.replayed)]
-        began, before = self._pace[0]
-        if now > began:
-            self.findings.rate = (self.findings.tally.replayed - before) / (now - began)
 
     async def _look_and_keep(self) -> None:
         self._look()

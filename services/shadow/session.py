@@ -16,11 +16,12 @@ from modelyard.names import VersionName
 from modelyard.shadow.v1 import evaluation_pb2
 from services.shadow.convert import plan_from
 from services.shadow.feed import LiveFeed, WindowFeed
+from services.shadow.findings import Findings, begin, resume
 from services.shadow.names import model_of
 from services.shadow.plan import Plan, Window
 from services.shadow.read import request_of
 from services.shadow.replay import Hosts
-from services.shadow.runner import Findings, Runner, begin, resume
+from services.shadow.runner import Runner
 from services.shadow.standing import ROUTE
 from services.shadow.store import AwaitingTruth, Store
 from services.shadow.yard import Yard

@@ -1,0 +1,54 @@
+"""When replays begin: so many at a time, so many a second, and with rests between."""
+
+import asyncio
+import time
+
+
+class Pace:
+    """Gives turns.
+
+    Args:
+        concurrency: Turns at a time.
+        max_rate: Turns a second at most; 0 for no limit.
+        share: Each of those at a time works in this share of the time, and rests in the remainder.
+    """
+
+    def __init__(self, concurrency: int, max_rate: float, share: float) -> None:
+        self._room = asyncio.Semaphore(concurrency)
+        self._gap = 1.0 / max_rate if max_rate else 0.0
+        # How much rest comes after a second of work.
+        self._rest = 1.0 / share - 1.0
+        self._next_start = 0.0
+
+    async def begin(self) -> None:
+        """Waits for a turn; `end` follows, unless this is cancelled."""
+        await self._room.acquire()
+        now = asyncio.get_running_loop().time()
+        start = max(now, self._next_start)
+        self._next_start = start + self._gap
+        try:
+            await asyncio.sleep(start - now)
+        except asyncio.CancelledError:
+            self._room.release()
+            raise
+
+    def end(self, worked: float) -> None:
+        """Ends a turn that worked so many seconds; the next in its place begins after the rest."""
+        if rest := worked * self._rest:
+            asyncio.get_running_loop().call_later(rest, self._room.release)
+        else:
+            self._room.release()
+
+
+class Rate:
+    """How many a second there are, of late."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int]] = []
+
+    def measure(self, count: int) -> float | None:
+        """Takes a count; gives the rate over the last ten, None where no time has passed."""
+        now = time.monotonic()
+        self._seen = [*self._seen[-10:], (now, count)]
+        began, before = self._seen[0]
+        return (count - before) / (now - began) if now > began else None
