@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -12,10 +12,11 @@ from modelyard.events.v1 import event_pb2
 from modelyard.names import VersionName
 from services.shadow.findings import Findings
 from services.shadow.judgement import look
-from services.shadow.observation import Arrays, Observation, Reply, rows_of
+from services.shadow.observation import Observation, Reply, rows_of
 from services.shadow.pace import Pace, Rate
 from services.shadow.plan import Plan
-from services.shadow.read import Request, truths_of
+from services.shadow.read import Request
+from services.shadow.truths import Awaiting, Truths
 
 _log = structlog.get_logger(__name__)
 
@@ -26,8 +27,6 @@ LOOK_EVERY, KEEP_EVERY = 1.0, 5.0
 PATIENCE = 60.0
 # A replay may take so many times as long as the live call, but this long in any case.
 _TIMES, _AT_LEAST = 50.0, 1.0
-# Among answers that wait: whose it is that the caller got.
-LIVE = 0
 
 
 class Asker(Protocol):
@@ -55,34 +54,6 @@ class Feed(Protocol):
 
     async def kept(self) -> None:
         """What was learnt from everything so far is kept: it need not come again."""
-        ...
-
-
-class Awaiting(Protocol):
-    """Answers that wait for their truth."""
-
-    async def put(
-        self, request_id: str, answers: Mapping[int, bytes], parts: Sequence[tuple[str, str]]
-    ) -> bytes | None:
-        """Keeps the serialized answers to a request: `LIVE`'s, and each candidate's.
-
-        Returns:
-            The serialized truth, where it came before them.
-        """
-        ...
-
-    async def early(self, request_id: str, truth: bytes) -> None:
-        """Keeps a serialized truth whose answers are not there yet."""
-        ...
-
-    async def get(
-        self, request_id: str
-    ) -> tuple[Mapping[int, Arrays], Sequence[tuple[str, str]]] | None:
-        """The outputs of each, and the parts; None where they are not known, or no longer."""
-        ...
-
-    async def forget(self, request_ids: Iterable[str]) -> None:
-        """Lets go of answers whose truth is taken in, and kept."""
         ...
 
 
@@ -125,14 +96,13 @@ class Runner:
         self._asker = asker
         self._feed = feed
         self._read = read
-        self._awaiting = awaiting
+        self._truths = Truths(awaiting, findings)
         self._keep = keep
         self._until = until
         self._kept_at = self._looked_at = 0.0
         self._pace = Pace(plan.concurrency, plan.max_rate, share)
         self._rate = Rate()
         self._absent: set[int] = set()
-        self._joined: set[str] = set()
         self._ending = False
 
     def end(self) -> None:
@@ -180,7 +150,7 @@ class Runner:
                 tally.seen += 1
                 if event.HasField("feedback"):
                     await self._settle(under_way)
-                    await self._learn(event)
+                    await self._truths.learn(event)
                     continue
                 request = None
                 if self._plan.window or share_of(event.call.request_id) < self._plan.sample:
@@ -207,31 +177,26 @@ class Runner:
             for evidence in self.findings.evidence.values():
                 evidence.observe(seen)
             if self._plan.labelled:
-                await self._await_truth(seen)
+                await self._truths.expect(seen)
             # A candidate that hangs must not keep its own rejection waiting for a batch.
             if self._look_soon() and self._over() is not None:
                 break
 
     async def _replay(self, request: Request) -> Observation:
-        worked, repeat = 0.0, None
-        replies: dict[int, Reply] = {}
         timeout = min(request.deadline, max(_AT_LEAST, _TIMES * request.seconds))
-        again = share_of(f"again {request.id}") < self._plan.baseline_sample
-        # Whoever comes first finds colder caches: so each comes first on half of them.
-        first = share_of(f"first {request.id}") < 0.5
+        asked = list(self.findings.evidence)
+        if share_of(f"again {request.id}") < self._plan.baseline_sample:
+            # Whoever comes first finds colder caches: so each comes first on half of them.
+            first = share_of(f"first {request.id}") < 0.5
+            asked.insert(0 if first else len(asked), self._baseline)
+        replies: dict[int, Reply] = {}
         await self._pace.begin()
         try:
-            if again and first:
-                repeat = await self._ask(self._baseline, request, timeout)
-                worked += repeat.seconds
-            for number in self.findings.evidence:
+            for number in asked:
                 replies[number] = await self._ask(number, request, timeout)
-                worked += replies[number].seconds
-            if again and not first:
-                repeat = await self._ask(self._baseline, request, timeout)
-                worked += repeat.seconds
         finally:
-            self._pace.end(worked)
+            self._pace.end(sum(reply.seconds for reply in replies.values()))
+        repeat = replies.pop(self._baseline, None)
         paired = request.served_by == self._baseline
         return Observation(
             request.id,
@@ -256,40 +221,6 @@ class Runner:
         else:
             self._absent.add(number)
         return await self._asker.ask(version, request.payload, timeout)
-
-    async def _await_truth(self, seen: Observation) -> None:
-        replies = {n: reply.raw for n, reply in seen.candidates.items() if reply.raw}
-        if seen.baseline is None or not replies:
-            return
-        first = next(iter(self.findings.evidence.values()))
-        answers = {LIVE: seen.answer, **replies}
-        truth = await self._awaiting.put(seen.request_id, answers, first.where(seen))
-        if truth is not None and seen.request_id not in self._joined:
-            # Told through another gateway, or so soon that it overtook its call in the log.
-            self.findings.tally.unmatched -= 1
-            await self._learn(event_pb2.Event.FromString(truth))
-
-    async def _learn(self, event: event_pb2.Event) -> None:
-        """Joins a truth with the answers that wait for it."""
-        tally = self.findings.tally
-        request_id = event.feedback.request_id
-        held = None
-        if request_id not in self._joined:
-            held = await self._awaiting.get(request_id)
-        if held is None:
-            tally.unmatched += 1
-            if request_id not in self._joined:
-                await self._awaiting.early(request_id, event.SerializeToString())
-            return
-        answers, parts = held
-        truths, fitted = truths_of(event), False
-        for number, evidence in self.findings.evidence.items():
-            if number in answers:
-                fitted |= evidence.judge(truths, answers[LIVE], answers[number], parts)
-        if fitted:
-            self._joined.add(request_id)
-        tally.labelled += fitted
-        tally.unmatched += not fitted
 
     def _look_soon(self) -> bool:
         """Looks at the gates, if it is time; tells whether it was."""
@@ -320,6 +251,5 @@ class Runner:
         await self._keep({**self.findings.state(), "feed": self._feed.state()})
         await self._feed.kept()
         # Not before it is kept: a truth that is taken in again must find its answers again.
-        await self._awaiting.forget(self._joined)
-        self._joined.clear()
+        await self._truths.kept()
         self._kept_at = time.monotonic()
