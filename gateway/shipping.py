@@ -20,6 +20,7 @@ from modelyard.errors import StoreUnavailable
 from modelyard.events.payloads import Payloads
 from modelyard.events.v1 import event_pb2
 from modelyard.events.writer import Batch, Writer
+from modelyard.tasks import end
 
 _log = structlog.get_logger(__name__)
 
@@ -82,8 +83,7 @@ class Shipper:
         except TimeoutError:
             _log.warning("the event log does not answer: records are lost")
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
 
     async def write(self, model: str, event: event_pb2.Event) -> None:
         """Writes one event now.

@@ -31,6 +31,7 @@ from modelyard.registry.v1 import (
 )
 from modelyard.server import Server, signals
 from modelyard.settings import load
+from modelyard.tasks import end
 from modelyard.telemetry import Metrics, traced
 from services.registry.artifact_servicer import ArtifactServicer
 from services.registry.artifacts import ArtifactStore
@@ -117,7 +118,7 @@ async def serve(settings: RegistrySettings) -> None:
         ends.callback(ended.cancel)
         await asyncio.wait({opening, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not opening.done():
-            opening.cancel()
+            await end(opening)
             return
         await opening
         await leases.open()
@@ -132,8 +133,7 @@ async def serve(settings: RegistrySettings) -> None:
             await ending.wait()
             _log.info("draining")
             # No lease ends while no report can come: the gateways keep the hosts that they know.
-            for task in working:
-                task.cancel()
+            await end(*working)
             registry.close()
             leases.close()
             await server.drain()

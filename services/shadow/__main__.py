@@ -23,6 +23,7 @@ from modelyard.redis_client import connect
 from modelyard.server import Server, signals
 from modelyard.settings import load
 from modelyard.shadow.v1 import shadow_service_pb2, shadow_service_pb2_grpc
+from modelyard.tasks import end
 from modelyard.telemetry import Metrics, traced
 from services.shadow.manager import Manager
 from services.shadow.metrics import EvaluationsCollector
@@ -97,18 +98,18 @@ async def serve(settings: ShadowSettings) -> None:
         ends.callback(ended.cancel)
         await asyncio.wait({opening, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not opening.done():
-            opening.cancel()
+            await end(opening)
             return
         await opening
         routes = asyncio.create_task(follow_routes(manager, tools.catalog), name="routes")
-        ends.callback(routes.cancel)
+        ends.push_async_callback(end, routes)
         tidying = asyncio.create_task(manager.tidy(timedelta(days=settings.keep_days)), name="tidy")
-        ends.callback(tidying.cancel)
+        ends.push_async_callback(end, tidying)
         await server.serving()
         _log.info("serving", address=address)
         await ending.wait()
         _log.info("draining")
-        routes.cancel()
+        await end(routes)
         await manager.close()
         await server.drain()
 

@@ -14,6 +14,7 @@ from modelyard.events.reader import Reader
 from modelyard.events.v1 import event_pb2
 from modelyard.names import VersionName
 from modelyard.shadow.v1 import evaluation_pb2
+from modelyard.tasks import end
 from services.shadow.convert import plan_from
 from services.shadow.feed import LiveFeed, WindowFeed
 from services.shadow.findings import Findings, begin, resume
@@ -105,8 +106,7 @@ class Session:
         if self._runner is not None:
             self._runner.end()
             await asyncio.wait({task}, timeout=_HALT)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end(task)
 
     async def run(self) -> str | None:
         """Runs it from where it was; gives the reason of its end, None where it was halted.
