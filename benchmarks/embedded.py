@@ -26,9 +26,9 @@ import psutil
 
 from benchmarks import machine, models, report
 from benchmarks.compare import save
+from modelyard import cpus
 from modelyard.client import Client
 from modelyard.embedded import AsyncYard, Yard
-from services.inference.host import cpus
 
 DIRECT = "onnxruntime, directly"
 YARD, ASYNC, SERVE = "`Yard`", "`AsyncYard`", "`Client` to `modelyard serve`, unix socket"

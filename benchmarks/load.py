@@ -37,6 +37,7 @@ class Order:
         seconds: How long.
         rate: Calls a second that are begun whatever becomes of those before them, their time
             counted from when they were due; 0 for a closed loop.
+        keep: The time of each call is told, too.
     """
 
     address: str
@@ -44,6 +45,7 @@ class Order:
     in_flight: int
     seconds: float
     rate: float = 0.0
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Sample:
 
     Attributes:
         cpu: Processor time a call, by process.
+        times: Of each call that was answered, where they are kept.
     """
 
     calls: int
@@ -61,6 +64,21 @@ class Sample:
     throughput: float
     first_error: str = ""
     cpu: dict[str, float] = field(default_factory=dict)
+    times: list[float] = field(default_factory=list)
+
+
+def sample_of(times: list[float], errors: list[str], elapsed: float, order: Order) -> Sample:
+    """What became of calls, whose times are in seconds here."""
+    p50, p99 = np.percentile(times, (50, 99)) * 1e6 if times else (0.0, 0.0)
+    return Sample(
+        calls=len(times),
+        errors=len(errors),
+        p50=round(float(p50), 1),
+        p99=round(float(p99), 1),
+        throughput=round(len(times) / elapsed, 1),
+        first_error=errors[0] if errors else "",
+        times=[round(1e6 * time, 1) for time in times] if order.keep else [],
+    )
 
 
 async def closed_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sample:
@@ -80,16 +98,7 @@ async def closed_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sam
                 times.append(time.perf_counter() - start)
 
     await asyncio.gather(*(caller() for _ in range(order.in_flight)))
-    elapsed = time.perf_counter() - began
-    p50, p99 = np.percentile(times, (50, 99)) * 1e6 if times else (0.0, 0.0)
-    return Sample(
-        calls=len(times),
-        errors=len(errors),
-        p50=round(float(p50), 1),
-        p99=round(float(p99), 1),
-        throughput=round(len(times) / elapsed, 1),
-        first_error=errors[0] if errors else "",
-    )
+    return sample_of(times, errors, time.perf_counter() - began, order)
 
 
 async def open_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sample:
@@ -111,16 +120,7 @@ async def open_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sampl
             due = began + index / order.rate
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             calls.create_task(call(due))
-    elapsed = time.perf_counter() - began
-    p50, p99 = np.percentile(times, (50, 99)) * 1e6 if times else (0.0, 0.0)
-    return Sample(
-        len(times),
-        len(errors),
-        round(float(p50), 1),
-        round(float(p99), 1),
-        round(len(times) / elapsed, 1),
-        errors[0] if errors else "",
-    )
+    return sample_of(times, errors, time.perf_counter() - began, order)
 
 
 def in_process(order: Order) -> Sample:

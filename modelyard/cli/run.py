@@ -59,14 +59,16 @@ def up(
         typer.Option("--workers", min=1, max=64, help="Gateway processes behind the port."),
     ] = 1,
     shadow_share: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--shadow-share",
             min=0.01,
             max=1.0,
-            help="The share of the time in which an evaluation's candidates work; then they rest.",
+            help="The share of the time in which an evaluation's candidates work; then they rest."
+            "  [default: a fortieth of the processors]",
+            show_default=False,
         ),
-    ] = 0.1,
+    ] = None,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond loopback without TLS.")

@@ -8,11 +8,14 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from modelyard import redis_server
+from modelyard import cpus, redis_server
 from modelyard.yard.keeper import Room
 from modelyard.yard.layout import Layout
 
 _PATIENCE = 1.0
+# What the start of a host takes of a processor; and how long a shadow's host that failed rests, at
+# first and in the end. An evaluation waits a minute for one that went away.
+_START_SECONDS, _LONGEST_REST, _REST_LIMIT = 1.5, 30.0, 240.0
 # See the gateway's setting of this name.
 FRONTS = ("auto", "http2", "envoy", "grpcio")
 
@@ -34,7 +37,8 @@ class Options:
         otlp_endpoint: Where every room's spans go; none are made when empty.
         front: What takes calls at the gateway, of `FRONTS`.
         workers: The gateway's processes.
-        shadow_share: The share of the time in which an evaluation's candidates work.
+        shadow_share: The share of the time in which an evaluation's candidates work; None for a
+            fortieth of the processors.
     """
 
     host: str = "127.0.0.1"
@@ -49,13 +53,22 @@ class Options:
     otlp_endpoint: str = ""
     front: str = "auto"
     workers: int = 1
-    shadow_share: float = 0.1
+    shadow_share: float | None = None
 
     @property
     def address(self) -> str:
         """Where clients on this machine find the gateway."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
         return f"{host}:{self.grpc_port}"
+
+    @property
+    def share(self) -> float:
+        """The share of the time in which an evaluation's candidates work."""
+        if self.shadow_share is not None:
+            return self.shadow_share
+        # One replay keeps one processor. Its work beside live calls costs them their tail, idle
+        # policy or not; a fortieth of what there is leaves 99 of 100 calls as they were.
+        return min(1.0, cpus.available() / 40)
 
 
 def redis(layout: Layout) -> Room:
@@ -115,6 +128,8 @@ def inference(layout: Layout, options: Options) -> Room:
 
 def shadow_hosts(layout: Layout, options: Options) -> Room:
     """The supervisor of the hosts that only evaluations ask; they take what callers leave over."""
+    # Nobody waits for them, and a start is work: they rest after it as they do after a replay.
+    rest = min(_START_SECONDS / options.share, _LONGEST_REST)
     return _room(
         layout,
         options,
@@ -124,6 +139,7 @@ def shadow_hosts(layout: Layout, options: Options) -> Room:
         *("--listen", f"unix:{layout.shadow_hosts_socket}", "--pool", "shadow", "--background"),
         *("--registry", f"unix:{layout.registry_socket}", "--artifacts", str(layout.artifacts)),
         *("--data-dir", str(layout.shadow), "--run-dir", str(layout.shadow_run)),
+        *("--retry-first", f"{rest:g}", "--retry-limit", f"{_REST_LIMIT:g}"),
     )
 
 
@@ -136,7 +152,7 @@ def shadow(layout: Layout, options: Options) -> Room:
         f"unix:{layout.shadow_socket}",
         "services.shadow",
         *("--listen", f"unix:{layout.shadow_socket}", "--background"),
-        *("--share", str(options.shadow_share)),
+        *("--share", f"{options.share:g}"),
         *("--registry", f"unix:{layout.registry_socket}"),
         *("--redis", options.redis or f"unix://{layout.redis_socket}"),
         *("--events", events_url(layout, options), "--payloads", str(layout.payloads)),

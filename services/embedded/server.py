@@ -17,7 +17,7 @@ from gateway.catalogue import Catalogue
 from gateway.fronts.grpc_front import InferenceFront
 from gateway.metrics import TrafficCollector
 from gateway.servicer import GatewayServicer
-from modelyard import logs
+from modelyard import cpus, logs
 from modelyard.gateway.v1 import gateway_service_pb2_grpc
 from modelyard.inference.v2 import open_inference_pb2_grpc
 from modelyard.server import Server, signals
@@ -27,7 +27,6 @@ from services.embedded.core import Core
 from services.embedded.metrics import Together
 from services.embedded.models import Loaded, load
 from services.embedded.settings import ServeSettings
-from services.inference.host import cpus
 from services.inference.host.metrics import StatisticsCollector
 from services.inference.host.session import SessionSettings
 

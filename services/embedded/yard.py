@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from gateway.call import Metadata
 from gateway.envelope import Envelope
 from gateway.fronts.metadata import forwarded
+from modelyard import cpus
 from modelyard.client import inference
 from modelyard.client.connection import MetadataLike, Seconds, pairs, seconds
 from modelyard.client.inference import Inference, Parameter, VersionLike
@@ -24,7 +25,6 @@ from services.embedded.core import DEADLINE, Core
 from services.embedded.lane import Held
 from services.embedded.models import Loaded, load
 from services.embedded.turns import Turns
-from services.inference.host import cpus
 from services.inference.host.session import SessionSettings
 
 Files: TypeAlias = "Mapping[str, Path | str]"

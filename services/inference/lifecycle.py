@@ -16,7 +16,6 @@ import enum
 import random
 from dataclasses import dataclass, replace
 
-from modelyard.catalog.hosts import SHADOW
 from modelyard.names import VersionName
 
 
@@ -102,12 +101,6 @@ class Retries:
             else min(self.limit, self.first * 2.0 ** min(failures - 1, 16))
         )
         return most * (0.5 + 0.5 * rng.random())
-
-
-def retries_of(pool: str) -> Retries:
-    """The retries of a pool."""
-    # Nobody waits for a shadow's host, and a start takes a second or more of a processor.
-    return Retries(first=4.0) if pool == SHADOW else Retries()
 
 
 def starting(host: Host, now: float) -> Host:

@@ -18,7 +18,7 @@ from modelyard.errors import FailedPrecondition
 from modelyard.registry.v1 import host_service_pb2, host_service_pb2_grpc
 from modelyard.status import from_rpc_error
 from services.inference.artifacts import ArtifactCache
-from services.inference.lifecycle import retries_of
+from services.inference.lifecycle import Retries
 from services.inference.ports import Timing
 from services.inference.probes import Prober
 from services.inference.processes import Launcher
@@ -127,7 +127,7 @@ def assemble(
             drain_timeout=settings.drain_grace + _DRAIN_MARGIN,
             misses=settings.check_misses,
         ),
-        retries=retries_of(settings.pool),
+        retries=Retries(settings.retry_first, settings.retry_limit),
         timing=Timing(check_every=settings.check_every),
         # Spreads load, keeps no secret.
         rng=random.Random(),

@@ -33,6 +33,8 @@ class InferenceSettings(ServerSettings):
     threads: int = Field(0, ge=0, description="Of each host; 0: as many as processors.")
     providers: Listed = Field((), description="Execution providers, the preferred first.")
     load_timeout: float = Field(300.0, gt=0, description="A host that loads longer is killed.")
+    retry_first: float = Field(0.5, gt=0, description="A failed host is started again after.")
+    retry_limit: float = Field(30.0, gt=0, description="The same, however often it failed.")
     orphan_grace: float = Field(15.0, ge=1, description="Hosts without supervisor end after.")
     check_every: float = Field(1.0, gt=0, description="Between health checks of a host.")
     check_timeout: float = Field(2.0, gt=0, description="Of one health check.")

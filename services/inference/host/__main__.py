@@ -19,12 +19,12 @@ from typing import NoReturn
 
 import uvloop
 
-from modelyard import logs
+from modelyard import cpus, logs
 from modelyard.errors import InvalidArtifact
 from modelyard.inference.v2 import open_inference_pb2_grpc as pb_grpc
 from modelyard.server import Server, signals
 from modelyard.telemetry import Metrics, traced
-from services.inference.host import cpus, stages
+from services.inference.host import stages
 from services.inference.host.engine import Engine
 from services.inference.host.frame_front import FrameFront
 from services.inference.host.metrics import StatisticsCollector

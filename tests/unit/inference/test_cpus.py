@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.inference.host.cpus import available, cgroup_quota
+from modelyard.cpus import available, cgroup_quota
 
 
 def _write(root: Path, files: dict[str, str]) -> Path:

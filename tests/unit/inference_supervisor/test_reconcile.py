@@ -12,7 +12,6 @@ from services.inference.lifecycle import (
     Retries,
     draining,
     ended,
-    retries_of,
     serving,
     starting,
 )
@@ -258,12 +257,3 @@ def test_a_faulty_artifact_is_tried_rarely():
         rng=random.Random(1),
     )
     assert failed is not None and failed.permanent and failed.retry_at >= 150.0
-
-
-def test_a_host_of_the_shadow_rests_longer_and_no_longer_in_the_end():
-    rng = random.Random(1)
-    waits = [[retries_of(pool).delay(n, False, rng) for n in (1, 10)] for pool in ("", "shadow")]
-    (first, last), (shadow_first, shadow_last) = waits
-    assert first <= 0.5
-    assert 2.0 <= shadow_first <= 4.0
-    assert max(last, shadow_last) <= 30.0

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from modelyard import cpus
 from modelyard.yard import rooms
 from modelyard.yard.keeper import Room
 from modelyard.yard.layout import layout
@@ -12,7 +15,19 @@ def _given(room: Room, flag: str) -> str:
     return room.argv[room.argv.index(flag) + 1]
 
 
-def test_candidates_rest_unless_told(tmp_path: Path) -> None:
-    where = layout(tmp_path)
-    assert float(_given(rooms.shadow(where, Options()), "--share")) == 0.1
-    assert float(_given(rooms.shadow(where, Options(shadow_share=0.5)), "--share")) == 0.5
+@pytest.mark.parametrize(
+    ("processors", "told", "share", "rest"),
+    [(2, None, 0.05, 30.0), (8, None, 0.2, 7.5), (64, None, 1.0, 1.5), (2, 0.5, 0.5, 3.0)],
+)
+def test_a_shadow_takes_a_fortieth_of_the_processors_unless_told(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    processors: int,
+    told: float | None,
+    share: float,
+    rest: float,
+) -> None:
+    monkeypatch.setattr(cpus, "available", lambda: processors)
+    where, options = layout(tmp_path), Options(shadow_share=told)
+    assert float(_given(rooms.shadow(where, options), "--share")) == share
+    assert float(_given(rooms.shadow_hosts(where, options), "--retry-first")) == rest
