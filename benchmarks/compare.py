@@ -11,6 +11,7 @@ and JSON.
 
 import argparse
 import json
+import random
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -106,16 +107,22 @@ def calls(client: LoadClient, keys: Sequence[str], rounds: int, seconds: float) 
         def most(how: str, target: Target) -> float:
             return median(s.throughput for s in samples[how, target.key, 16])
 
+        def natives() -> list[Target]:
+            return [target for target in present if target.key in native]
+
+        rng = random.Random(1)
         for number in range(rounds):
+            # Nobody always comes after the same one.
+            rng.shuffle(present)
             for in_flight in IN_FLIGHT:
                 for target in present:
                     by_python(target, in_flight)
-                for target in list(native.values()):
+                for target in natives():
                     by_cpp(target, in_flight)
             for target in present:
                 if key_is_server(target):
                     by_python(target, 0, most(PYTHON, target) / 2)
-            for target in list(native.values()):
+            for target in natives():
                 by_cpp(target, 0, most(CPP, target) / 2)
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return [

@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 MOST_WAITING, MOST_BYTES = 10_000, 64 << 20
 # What is worth a write, and what goes with one, at most: the same. A small write holds up no call
 # for as long as calls differ anyway; and each has a cost of its own, which some records share.
-WRITE, WRITE_BYTES = 64, 1 << 20
+WRITE, WRITE_BYTES = 128, 1 << 20
 # An attempt that lost its race is over soon after it; so long, in seconds, it is waited for.
 _SETTLE = 0.05
 

@@ -5,6 +5,7 @@ a wrong setting or an address that is taken.
 """
 
 import asyncio
+import gc
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -30,6 +31,8 @@ _log = structlog.get_logger(__name__)
 
 # How often models that have their first event are looked for, in seconds.
 _LOOK_EVERY = 1.0
+# So many objects more than there were, and the collector looks at the new ones.
+_COLLECT_AFTER = 50_000
 
 
 class Archiver:
@@ -98,6 +101,10 @@ async def serve(settings: ArchiveSettings) -> None:
         address = await server.start()
         await server.serving()
         _log.info("serving", address=address)
+        # Rows are many objects and no cycles; to look through those that wait is most of the work.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_COLLECT_AFTER)
         await archiver.run(ending)
         await server.drain()
 

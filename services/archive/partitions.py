@@ -76,7 +76,7 @@ class Partitions:
         name, written = file_id(now.position), 0
         with _answering():
             for (table, day), held in sorted(rows.items()):
-                data = _parquet(pa.Table.from_pylist(list(held), schema=SCHEMAS[table]))
+                data = _parquet(_table(held, SCHEMAS[table]))
                 self._put(f"{self._folder(table, day)}/{name}{SUFFIX}", data)
                 written += len(data)
             self._put(f"{self._progress_folder()}/{name}", now.to_proto().SerializeToString())
@@ -158,6 +158,12 @@ class Partitions:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    # As `pa.Table.from_pylist`, which takes three times as long.
+    columns = [pa.array([row[field.name] for row in rows], field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -15,8 +15,9 @@ from services.inference.host.workers import Stoppable, Workers
 # and more where threads outnumber processors) holds up the event loop less than that way would.
 _INLINE_NS = 300_000
 _INLINE_BYTES = 64 << 10
-# A run on the loop that took this long held it up. So many among so many runs, and the model runs
-# on threads for good; a single one may be the system's, that gave the processor to others.
+# A small request whose run took this long holds up the loop. So many among so many runs, and the
+# model runs on threads, until so many times as many came without one: a single one may be the
+# system's, that gave the processor to others, and several may be of a machine that stood still.
 _STALL_NS = 10_000_000
 _STALLS, _AMONG = 3, 1000
 # How much one run counts in the moving average, and at most as how long.
@@ -76,15 +77,17 @@ class Engine:
         self._workers = workers
         self._usual_ns = usual_ns
         self._clock = clock
-        self._never_inline = model.may_run_long
+        self._may_run_long = model.may_run_long
+        # Each counts as one, and ever less with the runs after it.
         self._stalls = 0.0
+        self._stalling = False
         self._plans: dict[tuple[Head, ...], tuple[Slot, ...]] = {}
         self._outputs = {t.name: t for t in model.signature.outputs}
 
     @property
     def inline(self) -> bool:
         """True while small requests run on the event loop."""
-        return not self._never_inline and self._usual_ns < _INLINE_NS
+        return self._usual_ns < _INLINE_NS and not self._stalling and not self._may_run_long
 
     def plan(self, heads: tuple[Head, ...]) -> tuple[Slot, ...]:
         """Where each input goes; raises InvalidTensor. Remembers what it checked."""
@@ -159,15 +162,17 @@ class Engine:
         results = self._model.run(feeds, names)
         ran = self._clock() - began
         self.statistics.executions += 1
-        if ran > _STALL_NS:
-            self._stalls += 1.0
-            self._never_inline = self._stalls > _STALLS - 1
-        elif self._stalls:
-            self._stalls = max(self._stalls - 1 / _AMONG, 0.0)
         self._learn(ran, 0)
         return results, 0, ran
 
     def _learn(self, ran: int, size: int) -> None:
         # Large requests say nothing about how long a small one takes.
-        if size <= _INLINE_BYTES:
-            self._usual_ns += _WEIGHT * (min(ran, _LONGEST_NS) - self._usual_ns)
+        if size > _INLINE_BYTES:
+            return
+        self._usual_ns += _WEIGHT * (min(ran, _LONGEST_NS) - self._usual_ns)
+        if ran > _STALL_NS:
+            self._stalls = min(self._stalls + 1.0, _STALLS)
+            self._stalling = self._stalling or self._stalls > _STALLS - 1
+        elif self._stalls:
+            self._stalls = max(self._stalls - 1 / _AMONG, 0.0)
+            self._stalling = self._stalling and self._stalls > 0.0

@@ -122,14 +122,27 @@ async def _runs_here(model: _Timed, engine: Engine, takes: int) -> bool:
     return model.runs[-1] == _here()
 
 
-async def test_a_model_that_stalls_the_loop_leaves_it_for_good() -> None:
+async def test_a_model_that_stalls_the_loop_leaves_it_for_as_long_as_it_stalls() -> None:
     model, workers = _Timed(), Workers(1, 1)
     engine = Engine("m", model, workers, _FAST, lambda: model.now)
     for _ in range(3):
         assert await _runs_here(model, engine, 20_000_000)
         for _ in range(100):
             assert await _runs_here(model, engine, 20_000) or not engine.inline
-    assert not any([await _runs_here(model, engine, 20_000) for _ in range(200)])
+    for _ in range(10):
+        assert not any([await _runs_here(model, engine, 20_000) for _ in range(500)])
+        assert not await _runs_here(model, engine, 20_000_000)
+    workers.close()
+
+
+async def test_a_machine_that_stood_still_is_not_held_against_a_model_for_ever() -> None:
+    model, workers = _Timed(), Workers(1, 1)
+    engine = Engine("m", model, workers, _FAST, lambda: model.now)
+    for _ in range(20):
+        await _runs_here(model, engine, 20_000_000)
+    here = [await _runs_here(model, engine, 20_000) for _ in range(3100)]
+    assert not any(here[:2900])
+    assert all(here[3050:])
     workers.close()
 
 
