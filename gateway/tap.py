@@ -1,10 +1,10 @@
 """Decides which calls the event log records, and hands them over without waiting for anything.
 
 What happens on the call's path is here and is little: a look at the route, and for a recorded call
-its trail of attempts. A call becomes a record right after its answer has gone, while the processor
-still knows it and before the next one comes: to make records of many calls at once would hold up
-whoever calls meanwhile. They are written later, elsewhere, and dropped and counted when that cannot
-keep up.
+its trail of attempts. It becomes a record a little later, with a few others: made at once, records
+would keep the processor from the very callers that were just answered, and one by one each would
+find its code gone from the caches; many together would hold up whoever calls meanwhile. They are
+written later still, and dropped and counted when that cannot keep up.
 """
 
 import asyncio
@@ -29,6 +29,8 @@ MOST_WAITING, MOST_BYTES = 10_000, 64 << 20
 # What is worth a write, and what goes with one, at most: the same. A small write holds up no call
 # for as long as calls differ anyway; and each has a cost of its own, which some records share.
 WRITE, WRITE_BYTES = 128, 1 << 20
+# So long, in seconds, calls that are over gather, and so many become records in a turn of the loop.
+_GATHER, _AT_ONCE = 0.02, 16
 # An attempt that lost its race is over soon after it; so long, in seconds, it is waited for.
 _SETTLE = 0.05
 
@@ -113,7 +115,9 @@ class Tap:
         self._clock = clock
         self._make = make
         self._rates: dict[str, tuple[Route, float]] = {}
+        # Those over that are no records yet; of them, those that nobody has looked at.
         self._ended = 0
+        self._over: deque[Recording] = deque()
         self._waiting: deque[Record] = deque()
         self._bytes = 0
         self._filled = asyncio.Event()
@@ -150,16 +154,21 @@ class Tap:
             return
         self._ended += 1
         self._bytes += recording.size
-        # Not in this turn of the loop, in which the answer is made, nor in the next, in which it is
-        # sent.
-        loop = asyncio.get_running_loop()
-        loop.call_soon(lambda: loop.call_soon(self._settle, recording))
+        if not self._over:
+            asyncio.get_running_loop().call_later(_GATHER, self._make_some)
+        self._over.append(recording)
 
-    def _settle(self, recording: Recording) -> None:
-        if all(made.outcome for made in recording.call.trail or ()):
-            self._keep(recording)
-        else:
-            asyncio.get_running_loop().call_later(_SETTLE, self._keep, recording)
+    def _make_some(self) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(min(len(self._over), _AT_ONCE)):
+            recording = self._over.popleft()
+            if all(made.outcome for made in recording.call.trail or ()):
+                self._keep(recording)
+            else:
+                loop.call_later(_SETTLE, self._keep, recording)
+        if self._over:
+            # After the calls that came meanwhile.
+            loop.call_soon(self._make_some)
 
     def _keep(self, recording: Recording) -> None:
         self._ended -= 1

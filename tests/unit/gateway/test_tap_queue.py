@@ -38,12 +38,12 @@ def tap_of(route, clock=lambda: 5.0):
 async def record(tap, answer=None, error=None):
     """One call; returns when it is a record."""
     tap.end(tap.begin(call()), answer, error)
-    await turns()
+    await made()
 
 
-async def turns():
-    for _ in range(3):
-        await asyncio.sleep(0)
+async def made():
+    """Returns when the calls that are over are records."""
+    await asyncio.sleep(0.025)
 
 
 def answer(size=6):
@@ -98,7 +98,7 @@ async def test_what_is_not_a_record_yet_waits_as_well(monkeypatch):
     for _ in range(5):
         tap.end(tap.begin(call()), answer())
     assert (tap.counts.dropped, tap.waiting) == (2, 3)
-    await turns()
+    await made()
     assert (tap.counts.dropped, tap.waiting, len(events(tap))) == (2, 3, 3)
 
 
@@ -131,21 +131,23 @@ def test_records_gather_until_they_are_worth_a_write_or_time_is_up(monkeypatch):
 
     async def main():
         loop, tap = asyncio.get_running_loop(), tap_of(Route("m", tap=1.0))
+
+        async def waited():
+            began = loop.time()
+            await tap.enough(0.5)
+            return loop.time() - began
+
         await record(tap, answer())
-        await tap.enough(0.5)
-        assert loop.time() == 0.5
+        assert await waited() == pytest.approx(0.5)
         for _ in range(2):
             await record(tap, answer())
-        await tap.enough(0.5)
-        assert loop.time() == 0.5
+        assert await waited() == 0.0
         # What is left after a write waits for more of its kind.
         tap.take(2, 1 << 20)
-        await tap.enough(0.5)
-        assert loop.time() == 1.0
+        assert await waited() == pytest.approx(0.5)
         # Nothing more comes.
         tap.hurry()
-        await tap.enough(0.5)
-        assert loop.time() == 1.0
+        assert await waited() == 0.0
 
     virtual_time.run(main())
 
@@ -170,29 +172,37 @@ async def test_the_stack_records_answers_and_failures():
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
-    await turns()
+    await made()
     found = events(tap)
     assert [e.call.WhichOneof("outcome") for e in found] == ["answer", "failure", "failure"]
     assert [e.call.failure.reason for e in found] == ["", "MODEL_NOT_FOUND", "CANCELLED"]
     assert not found[1].call.HasField("response")
 
 
-async def test_a_record_is_made_when_the_answer_has_gone():
-    loop, order = asyncio.get_running_loop(), []
-    held = catalog(Route("m", tap=1.0))
+def test_calls_become_records_later_and_few_in_a_turn(monkeypatch):
+    monkeypatch.setattr(taps, "_AT_ONCE", 2)
 
-    def make(recording):
-        order.append("recorded")
-        return Recorder(1 << 20)(recording)
+    async def main():
+        loop, order, held = asyncio.get_running_loop(), [], catalog(Route("m", tap=1.0))
 
-    tap = Tap(lambda: held, lambda: 5.0, make)
-    tap.end(tap.begin(call()), answer())
-    # As a front does: what was answered in this turn of the loop is sent in the next.
-    loop.call_soon(order.append, "sent")
-    assert tap.waiting == 1
-    await turns()
-    assert order == ["sent", "recorded"]
-    assert tap.waiting == 1
+        def make(recording):
+            order.append(recording.call.request_id)
+            if order == ["a", "b"]:
+                loop.call_soon(order.append, "a call meanwhile")
+            return Recorder(1 << 20)(recording)
+
+        tap = Tap(lambda: held, lambda: 5.0, make)
+        for name in ("a", "b", "c", "d", "e"):
+            tap.end(tap.begin(call(name)), answer())
+        await asyncio.sleep(0.015)
+        assert (order, tap.waiting) == ([], 5)
+        await made()
+        assert order == ["a", "b", "a call meanwhile", "c", "d", "e"]
+        tap.end(tap.begin(call("f")), answer())
+        await made()
+        assert (order[-1], tap.waiting, len(events(tap))) == ("f", 6, 6)
+
+    virtual_time.run(main())
 
 
 def test_a_record_waits_for_what_lost_its_race():
@@ -203,7 +213,7 @@ def test_a_record_waits_for_what_lost_its_race():
         loser = Made(V1, Kind.PRIMARY, 5.0, "a")
         one.trail += [loser, Made(V1, Kind.HEDGE, 5.1, "b", 5.2, "answered")]
         tap.end(recording, Answer(b"answer", V1, Kind.HEDGE, 2, "b"))
-        await turns()
+        await made()
         assert (tap.waiting, events(tap)) == (1, [])
         loser.outcome, loser.ended = "cancelled", 5.3
         await asyncio.sleep(0.1)
