@@ -12,7 +12,7 @@ import os
 import selectors
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -101,25 +101,32 @@ async def closed_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sam
     return sample_of(times, errors, time.perf_counter() - began, order)
 
 
+async def due(rate: float, seconds: float) -> AsyncIterator[float]:
+    """Waits for each moment at which a call is due, at a rate, and gives it; it may be over."""
+    began = time.perf_counter()
+    for index in range(int(seconds * rate)):
+        moment = began + index / rate
+        await asyncio.sleep(max(0.0, moment - time.perf_counter()))
+        yield moment
+
+
 async def open_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sample:
     """Calls at a rate; who is late has waited."""
     times: list[float] = []
     errors: list[str] = []
     began = time.perf_counter()
 
-    async def call(due: float) -> None:
+    async def call(moment: float) -> None:
         try:
             await one()
         except grpc.aio.AioRpcError as error:
             errors.append(f"{error.code().name}: {error.details()}")
         else:
-            times.append(time.perf_counter() - due)
+            times.append(time.perf_counter() - moment)
 
     async with asyncio.TaskGroup() as calls:
-        for index in range(int(order.seconds * order.rate)):
-            due = began + index / order.rate
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            calls.create_task(call(due))
+        async for moment in due(order.rate, order.seconds):
+            calls.create_task(call(moment))
     return sample_of(times, errors, time.perf_counter() - began, order)
 
 

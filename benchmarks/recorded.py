@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import machine, models, report
 from benchmarks.compare import save
-from benchmarks.load import METHOD, exact_loop
+from benchmarks.load import METHOD, due, exact_loop
 from benchmarks.processes import yard
 from modelyard.cli.route_yaml import parse
 
@@ -38,19 +38,16 @@ async def load(address: str, rate: float, seconds: float) -> dict[str, list[floa
     async with grpc.aio.insecure_channel(address) as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
 
-        async def one(model: str, due: float) -> None:
+        async def one(model: str, moment: float) -> None:
             await call(payloads[model], timeout=_TIMEOUT)
-            times[model].append((time.perf_counter() - due) * 1e6)
+            times[model].append((time.perf_counter() - moment) * 1e6)
 
         for model in payloads:
             for _ in range(_WARM):
                 await call(payloads[model], timeout=_TIMEOUT)
-        began = time.perf_counter()
         async with asyncio.TaskGroup() as calls:
-            for index in range(int(rate * seconds)):
-                due = began + index / rate
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                calls.create_task(one(rng.choice((RECORDED, NOT)), due))
+            async for moment in due(rate, seconds):
+                calls.create_task(one(rng.choice((RECORDED, NOT)), moment))
     return times
 
 

@@ -140,6 +140,7 @@ def ratio(values: list[float], level: float = 0.95) -> str:
 
 def visit(client: LoadClient, order: Order, seconds: int, settle: float) -> Visit:
     """Measures so many seconds of a scene, one by one."""
+    # What begins with a scene is not what it costs: routes change, hosts and evaluations start.
     time.sleep(settle)
     samples = [client.measure(order) for _ in range(seconds)]
     return Visit(tuple(tuple(s.times) for s in samples), sum(s.errors for s in samples))
@@ -155,15 +156,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--rate", type=float, default=400.0)
-    parser.add_argument("--shadow-share", help="As `modelyard up` takes it.")
     parser.add_argument("--only", nargs="*", default=[], help="scenes; nothing is kept then")
     given = parser.parse_args()
     facts = machine.describe()
     found: dict[str, list[Visit]] = defaultdict(list)
-    share = ("--shadow-share", given.shadow_share) if given.shadow_share else ()
     with tempfile.TemporaryDirectory() as held, load_client() as client:
         folder = Path(held)
-        with yard(folder, *share) as served:
+        with yard(folder) as served:
             served.client.register(MODEL, models.mlp(folder / "one.onnx"), label="live", wait=True)
             equal = served.client.register(MODEL, models.mlp(folder / "two.onnx", seed=1))
             slow = served.client.register(MODEL, models.slow(folder / "slow.onnx", _SLOW_ROUNDS))
@@ -202,14 +201,14 @@ def main() -> None:
         p50, p99 = (
             ratio(
                 [
-                    visit.percentile(q) / statistics.geometric_mean(b.percentile(q) for b in base)
-                    for visit, *base in zip(visits, *bases, strict=True)
+                    seen.percentile(q) / statistics.geometric_mean(b.percentile(q) for b in base)
+                    for seen, *base in zip(visits, *bases, strict=True)
                 ]
             )
             for q in (50.0, 99.0)
         )
         base, with_ = together(chain(*bases)), together(visits)
-        errors = sum(visit.errors for visit in visits)
+        errors = sum(v.errors for v in visits)
         all_ = f"{with_ / base:.2f}"
         rows.append([scene, p50, p99, all_, f"{base:,.0f} us", f"{with_:,.0f} us", str(errors)])
     head = ["scene", "p50 ratio", "p99 ratio", "of all calls", "without", "with", "failed calls"]
