@@ -26,8 +26,8 @@ _log = structlog.get_logger(__name__)
 
 # What waits, at most: calls that are over and not yet written, and bytes of their payloads.
 MOST_WAITING, MOST_BYTES = 10_000, 64 << 20
-# What is worth a write, and what goes with one, at most: the same. A small write holds up no call
-# for as long as calls differ anyway; and each has a cost of its own, which some records share.
+# What is worth a write, and what goes with one, at most: the same. A write is about a millisecond
+# of the loop, of few records or of many; of more than these it would hold up calls longer.
 WRITE, WRITE_BYTES = 128, 1 << 20
 # So long, in seconds, calls that are over gather, and so many become records in a turn of the loop.
 _GATHER, _AT_ONCE = 0.02, 16

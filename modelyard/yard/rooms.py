@@ -67,7 +67,7 @@ class Options:
         if self.shadow_share is not None:
             return self.shadow_share
         # One replay keeps one processor. Its work beside live calls costs them their tail, idle
-        # policy or not; a fortieth of what there is leaves 99 of 100 calls as they were.
+        # policy or not, and the less, the smaller a part of all that there is it takes.
         return min(1.0, cpus.available() / 40)
 
 

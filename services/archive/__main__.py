@@ -101,7 +101,8 @@ async def serve(settings: ArchiveSettings) -> None:
         address = await server.start()
         await server.serving()
         _log.info("serving", address=address)
-        # Rows are many objects and no cycles; to look through those that wait is most of the work.
+        # Rows are many objects and no cycles; to look through those that wait again and again took
+        # as long as to make them.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_COLLECT_AFTER)

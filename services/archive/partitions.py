@@ -161,7 +161,7 @@ class Partitions:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    # As `pa.Table.from_pylist`, which takes three times as long.
+    # As `pa.Table.from_pylist`, which takes longer.
     columns = [pa.array([row[field.name] for row in rows], field.type) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 
