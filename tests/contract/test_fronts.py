@@ -2,6 +2,8 @@
 
 The cases of gRPC's interoperability suite that fit this protocol are among them:
 https://github.com/grpc/grpc/blob/master/doc/interop-test-descriptions.md
+
+Past 300 lines: one gateway for each front serves all of it; a second file would start each again.
 """
 
 import asyncio

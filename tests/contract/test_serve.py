@@ -1,4 +1,7 @@
-"""`modelyard serve`: gateway and models in one process, for the clients that there are."""
+"""`modelyard serve`: gateway and models in one process, for the clients that there are.
+
+Past 300 lines: one process serves most of it, and a second file would start another.
+"""
 
 import asyncio
 import json

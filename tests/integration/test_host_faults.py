@@ -1,4 +1,7 @@
-"""What a host refuses, with code, reason and text; and how it ends."""
+"""What a host refuses, with code, reason and text; and how it ends.
+
+Past 300 lines: one pair of hosts serves the refusals, and their ends are told by the same helpers.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""Following the registry over streams that break, lie or fall silent, on virtual time."""
+"""Following the registry over streams that break, lie or fall silent, on virtual time.
+
+Past 300 lines: all of it breaks the one channel in memory that stands at the top.
+"""
 
 import asyncio
 import logging

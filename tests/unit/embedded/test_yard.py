@@ -1,4 +1,7 @@
-"""A yard inside a program: the same results and errors as over the wire, from any thread."""
+"""A yard inside a program: the same results and errors as over the wire, from any thread.
+
+Past 300 lines: one loaded yard serves most of it, and a second file would load another.
+"""
 
 import asyncio
 import threading

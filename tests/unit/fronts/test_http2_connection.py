@@ -1,4 +1,7 @@
-"""One connection, in memory: what callers may send in any pieces, and what they may not send."""
+"""One connection, in memory: what callers may send in any pieces, and what they may not send.
+
+Past 300 lines: all of it speaks through the one caller in memory that stands at the top.
+"""
 
 import asyncio
 import struct

@@ -1,4 +1,7 @@
-"""Limits: the gradient by hand, and the queue on virtual time."""
+"""Limits: the gradient by hand, and the queue on virtual time.
+
+Past 300 lines: gradient and queue are one limiter, and are tested as one.
+"""
 
 import asyncio
 from dataclasses import dataclass, field
