@@ -34,7 +34,7 @@ async def answers(
 
     Args:
         service: The stack.
-        requests: What the caller sends; an error of ours that it raises ends the stream.
+        requests: What the caller sends; an error that it raises ends the stream.
         received: The stream's metadata.
         remaining: Seconds that the caller gives the stream from now; None for no deadline.
         clock: Seconds, monotonic; the clock of every deadline.
@@ -62,14 +62,15 @@ async def answers(
     async def refused(error: ModelyardError, payload: bytes) -> bytes:
         return refuse(error, payload)
 
-    async def failed(error: ModelyardError) -> bytes:
+    async def failed(error: Exception) -> bytes:
         raise error
 
     async def read() -> None:
         try:
             await read_all()
-        except ModelyardError as error:
-            # After the answers to what came before it.
+        except Exception as error:
+            # After the answers to what came before it. Whatever it is: a stream whose reader is
+            # gone would wait for ever.
             await window.put(asyncio.create_task(failed(error)))
         else:
             await window.put(None)
