@@ -235,8 +235,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         event.feedback.request_id = request.request_id
         for name, value in request.truths.items():
             event.feedback.truths[name].CopyFrom(value)
-        await self._shipper.write(model, event)
-        return pb.RecordFeedbackResponse(event_id=event.id)
+        return pb.RecordFeedbackResponse(event_id=await self._shipper.write(model, event))
 
     async def _all(self, model: str = "") -> list[Figures]:
         own = self.figures(model)

@@ -85,8 +85,8 @@ class Shipper:
         if self._task is not None:
             await end(self._task)
 
-    async def write(self, model: str, event: event_pb2.Event) -> None:
-        """Writes one event now.
+    async def write(self, model: str, event: event_pb2.Event) -> str:
+        """Writes one event now; gives its id.
 
         Raises:
             StoreUnavailable: The log does not answer. Whether it has the event is not known.
@@ -96,7 +96,9 @@ class Shipper:
         if self._redact is not None:
             self._redact(event)
         async with self._writing:
-            await self._writer.write([self._writer.number(model, [event.SerializeToString()])])
+            batch = self._writer.number(model, [event.SerializeToString()])
+            await self._writer.write([batch])
+        return batch.ids[0]
 
     async def _run(self) -> None:
         while True:

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from modelyard.errors import StoreUnavailable
 from modelyard.events.progress import Progress
-from modelyard.events.streams import MODELS, events_of, number_of, stream_key
+from modelyard.events.streams import MODELS, entry_of, make_id, number_of, stream_key
 from modelyard.events.v1 import event_pb2
 
 # A group has one reader at a time; the next one goes on in its name.
@@ -186,16 +186,17 @@ def _entry(position: str, fields: dict[bytes, bytes]) -> Entry:
     events: list[event_pb2.Event] = []
     spoilt: list[bytes] = []
     try:
-        raw = events_of(fields)
+        entry = entry_of(fields)
     except ValueError:
         return Entry(position, (), tuple(fields.values()))
-    for data in raw:
+    for number, data in enumerate(entry.events, entry.first):
         try:
             event = event_pb2.Event.FromString(data)
-            number_of(event)
-            events.append(event)
-        except (DecodeError, ValueError):
+        except DecodeError:
             spoilt.append(data)
+        else:
+            event.id = make_id(entry.writer, number)
+            events.append(event)
     return Entry(position, tuple(events), tuple(spoilt))
 
 

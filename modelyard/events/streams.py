@@ -4,7 +4,7 @@ An entry holds the events of one write, in one field: a hundred events cost Redi
 clients, little more than one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from google.protobuf.message import DecodeError
 
@@ -20,21 +20,24 @@ def stream_key(model: str) -> str:
     return f"{{modelyard:events:{model}}}"
 
 
-def entry_of(events: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The fields of an entry that holds these serialized events."""
-    return {_FIELD: event_pb2.Entry(events=events).SerializeToString()}
+def fields_of(entry: event_pb2.Entry) -> dict[bytes, bytes]:
+    """An entry as Redis takes it."""
+    return {_FIELD: entry.SerializeToString()}
 
 
-def events_of(fields: Mapping[bytes, bytes]) -> Sequence[bytes]:
-    """The serialized events of an entry, in the order of their writing.
+def entry_of(fields: Mapping[bytes, bytes]) -> event_pb2.Entry:
+    """An entry as Redis gives it.
 
     Raises:
-        ValueError: They are no entry's.
+        ValueError: It is none.
     """
     try:
-        return event_pb2.Entry.FromString(fields[_FIELD]).events
+        entry = event_pb2.Entry.FromString(fields[_FIELD])
     except (KeyError, DecodeError) as error:
         raise ValueError("no entry of the event log") from error
+    if not entry.writer or entry.first < 1:
+        raise ValueError("an entry of the event log that nobody numbered")
+    return entry
 
 
 def make_id(writer: str, number: int) -> str:

@@ -4,16 +4,15 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from modelyard.errors import StoreUnavailable
-from modelyard.events.streams import MODELS, entry_of, make_id, stream_key
+from modelyard.events.streams import MODELS, fields_of, make_id, stream_key
 from modelyard.events.v1 import event_pb2
 
-# The tag of an event's id: its field's number, and that a length follows (protobuf.dev, Encoding).
-_ID = event_pb2.Event.DESCRIPTOR.fields_by_name["id"].number << 3 | 2
 # How often what is too old is cut off, in seconds.
 _TRIM_EVERY = 5.0
 
@@ -58,14 +57,29 @@ class _Stream:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events of one model that have their numbers; the same when it is written again."""
+    """Events of one model that have their numbers; the same when it is written again.
+
+    Attributes:
+        model: The model's name.
+        writer: Whose numbers they are.
+        first: The number of the first of them.
+        events: They, serialized, without ids.
+        size: Their bytes.
+    """
 
     model: str
+    writer: str
+    first: int
     events: tuple[bytes, ...]
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", sum(map(len, self.events)))
+
+    @property
+    def ids(self) -> list[str]:
+        """Of its events."""
+        return [make_id(self.writer, self.first + n) for n in range(len(self.events))]
 
 
 class Writer:
@@ -93,13 +107,7 @@ class Writer:
         stream = self._streams.setdefault(model, _Stream())
         first = stream.number + 1
         stream.number += len(events)
-        ids = (make_id(self.id, first + n).encode() for n in range(len(events)))
-        # Messages that are joined are one message with the fields of both (protobuf.dev,
-        # Encoding, "Last One Wins"). An id is short: one byte tells how long it is.
-        return Batch(
-            model,
-            tuple(b"%b%c%c%b" % (e, _ID, len(i), i) for e, i in zip(events, ids, strict=True)),
-        )
+        return Batch(model, self.id, first, tuple(events))
 
     async def write(self, batches: Sequence[Batch]) -> None:
         """Writes batches, each as one entry of its model's stream.
@@ -109,19 +117,20 @@ class Writer:
                 known: they are to be written again.
         """
         now = time.time()
-        pipe = self._redis.pipeline(transaction=False)
+        commands: list[tuple[Any, ...]] = []
         for batch in batches:
             stream, key = self._streams[batch.model], stream_key(batch.model)
             stream.note(len(batch.events), batch.size)
             if not stream.known:
-                pipe.sadd(MODELS, batch.model)
-            kept = stream.entries(self._bounds)
-            pipe.xadd(key, entry_of(batch.events), maxlen=kept, approximate=True)
+                commands.append(("SADD", MODELS, batch.model))
+            entry = event_pb2.Entry(events=batch.events, writer=batch.writer, first=batch.first)
+            bound = ("MAXLEN", "~", stream.entries(self._bounds))
+            commands.append(("XADD", key, *bound, "*", *chain(*fields_of(entry).items())))
             if now - stream.trimmed_at > _TRIM_EVERY:
                 oldest = max(0, int((now - self._bounds.age) * 1000))
-                pipe.xtrim(key, minid=f"{oldest}-0", approximate=True)
+                commands.append(("XTRIM", key, "MINID", "~", f"{oldest}-0"))
         try:
-            await pipe.execute()
+            await self._send(commands)
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"the event log does not answer: {error}") from error
         for batch in batches:
@@ -129,3 +138,13 @@ class Writer:
             stream.known = True
             if now - stream.trimmed_at > _TRIM_EVERY:
                 stream.trimmed_at = now
+
+    async def _send(self, commands: Sequence[tuple[Any, ...]]) -> None:
+        # Nearly always there is one, and a pipeline costs the loop half as much again.
+        if len(commands) == 1:
+            await self._redis.execute_command(*commands[0])
+            return
+        pipe = self._redis.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        await pipe.execute()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import pytest
 
@@ -12,7 +13,7 @@ from modelyard.errors import BlobNotFound, StoreUnavailable
 from modelyard.events.payloads import Payloads
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh, models
-from modelyard.events.streams import entry_of, stream_key
+from modelyard.events.streams import fields_of, stream_key
 from modelyard.events.v1 import event_pb2
 from modelyard.events.writer import Bounds, Writer
 from modelyard.redis_client import connect
@@ -35,6 +36,10 @@ async def redis(server):
 def some(count, start=0):
     calls = [event_pb2.Call(request_id=str(start + i)) for i in range(count)]
     return [event_pb2.Event(model="models/m", call=c).SerializeToString() for c in calls]
+
+
+def entry(events):
+    return fields_of(event_pb2.Entry(events=events, writer="w", first=1))
 
 
 async def write(writer, count, start=0):
@@ -62,6 +67,20 @@ async def test_what_is_written_is_read_in_order(redis):
     assert await drain(Reader(redis, "g", "m"), progress) == requests(range(15))
     assert (progress.taken, progress.duplicates, progress.lost) == (15, 0, 0)
     assert await models(redis) == {"m"}
+
+
+async def test_an_event_has_its_number_from_its_entry(redis):
+    writer = Writer(redis)
+    await write(writer, 2)
+    # Whatever an event itself says: it is its entry that was numbered.
+    liar = event_pb2.Event(id="another-1", model="models/m").SerializeToString()
+    batch = writer.number("m", [liar])
+    await writer.write([batch])
+    assert batch.ids == [f"{writer.id}-3"]
+    entries = await Reader(redis, "g", "m").read(10)
+    assert [e.id for e in chain(*(e.events for e in entries))] == [
+        f"{writer.id}-{number}" for number in (1, 2, 3)
+    ]
 
 
 async def test_a_batch_that_was_written_again_is_taken_once(redis):
@@ -156,18 +175,20 @@ async def test_what_is_too_old_is_cut_off(redis):
     writer = Writer(redis, Bounds(age=3600))
     old = int((datetime.now(UTC) - timedelta(hours=2)).timestamp() * 1000)
     for index in range(300):
-        await redis.xadd(stream_key("m"), entry_of([b"x" * 50]), id=f"{old + index}-0")
+        await redis.xadd(stream_key("m"), entry([b"x" * 50]), id=f"{old + index}-0")
     await write(writer, 1)
     assert await redis.xlen(stream_key("m")) < 150
 
 
 async def test_what_is_no_event_is_set_aside(redis):
-    await redis.xadd(stream_key("m"), entry_of([b"\xff\xff"]))
+    await redis.xadd(stream_key("m"), entry([b"\xff\xff"]))
     await redis.xadd(stream_key("m"), {b"other": b"what"})
+    await redis.xadd(stream_key("m"), fields_of(event_pb2.Entry(events=some(1))))
     await write(Writer(redis), 1)
     entries = await Reader(redis, "g", "m").read(10)
-    assert [entry.spoilt for entry in entries] == [(b"\xff\xff",), (b"what",), ()]
-    assert [len(entry.events) for entry in entries] == [0, 0, 1]
+    nobodys = fields_of(event_pb2.Entry(events=some(1)))[b"events"]
+    assert [e.spoilt for e in entries] == [(b"\xff\xff",), (b"what",), (nobodys,), ()]
+    assert [len(e.events) for e in entries] == [0, 0, 0, 1]
 
 
 async def test_entries_that_were_cut_off_unread_hold_nothing_up(redis):

@@ -19,7 +19,8 @@ from modelyard import redis_server
 from modelyard.archive.reading import Archive, Query
 from modelyard.archive.rows import event_of
 from modelyard.events.payloads import Payloads
-from modelyard.events.streams import entry_of, stream_key
+from modelyard.events.streams import fields_of, stream_key
+from modelyard.events.v1 import event_pb2
 from modelyard.events.writer import Bounds, Writer
 from modelyard.redis_client import connect
 from services.archive.collector import Collector, Flush
@@ -150,7 +151,8 @@ async def test_an_archive_without_its_progress_begins_anew(redis, tmp_path):
 
 async def test_what_is_no_event_is_set_aside_and_stops_nothing(redis, tmp_path):
     await redis.sadd("modelyard:events", "m")
-    await redis.xadd(stream_key("m"), entry_of([b"\xff\xffspoilt"]))
+    spoilt = event_pb2.Entry(events=[b"\xff\xffspoilt"], writer="w", first=1)
+    await redis.xadd(stream_key("m"), fields_of(spoilt))
     await write(redis, call(0))
     collector = await collect(redis, tmp_path)
     assert ids(tmp_path) == ["r-0"]

@@ -1,6 +1,7 @@
 """A yard with redaction: nothing that must not be kept is anywhere; the archive tells the rest."""
 
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -41,7 +42,9 @@ def asked(yard):
         ids.append(answer.request_id)
         if n % 2:
             wrong = (int(answer["label"][0]) + (n % 4 == 1)) % 3
-            yard.client.feedback("m", answer.request_id, {"label": [wrong]})
+            event = yard.client.feedback("m", answer.request_id, {"label": [wrong]})
+            # Its writer, and the how-manieth of theirs.
+            assert re.fullmatch(r"[0-9a-f]{16}-[1-9][0-9]*", event)
     marked = np.float32([[1234.5678, 8765.4321, 1.0, 2.0]])
     yard.client.infer("secret", {"x": marked}, metadata=sent)
     eventually(lambda: len(query(yard, "m")) == 20 and len(query(yard, "secret")) == 1, 60)

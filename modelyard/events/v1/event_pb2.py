@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmodelyard/events/v1/event.proto\x12\x13modelyard.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x03 \x01(\t\x12)\n\x04\x63\x61ll\x18\x04 \x01(\x0b\x32\x19.modelyard.events.v1.CallH\x00\x12\x31\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x05 \x01(\x0b\x32\x1d.modelyard.events.v1.FeedbackH\x00\x42\x06\n\x04kind\"\x17\n\x05\x45ntry\x12\x0e\n\x06\x65vents\x18\x01 \x03(\x0c\"\xa5\x04\n\x04\x43\x61ll\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08selector\x18\x04 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12\x16\n\x0eroute_revision\x18\x08 \x01(\x03\x12\x0e\n\x06schema\x18\t \x01(\t\x12/\n\x08metadata\x18\n \x03(\x0b\x32\x1d.modelyard.events.v1.Metadata\x12.\n\x08\x61ttempts\x18\x0b \x03(\x0b\x32\x1c.modelyard.events.v1.Attempt\x12-\n\x06\x61nswer\x18\x0c \x01(\x0b\x32\x1b.modelyard.events.v1.AnswerH\x00\x12/\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x1c.modelyard.events.v1.FailureH\x00\x12-\n\x07request\x18\x0e \x01(\x0b\x32\x1c.modelyard.events.v1.Payload\x12.\n\x08response\x18\x0f \x01(\x0b\x32\x1c.modelyard.events.v1.PayloadB\t\n\x07outcome\"\xd0\x02\n\x07\x41ttempt\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04host\x18\x04 \x01(\t\x12(\n\x05start\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03\x65nd\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x07outcome\x18\x07 \x01(\x0e\x32$.modelyard.events.v1.Attempt.Outcome\x12\r\n\x05\x65rror\x18\x08 \x01(\t\"p\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0f\n\x0bOUTCOME_WON\x10\x01\x12\x10\n\x0cOUTCOME_LOST\x10\x02\x12\x15\n\x11OUTCOME_CANCELLED\x10\x03\x12\x12\n\x0eOUTCOME_FAILED\x10\x04\":\n\x06\x41nswer\x12\x11\n\tserved_by\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\"*\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"B\n\x08Metadata\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x10\n\x06\x62inary\x18\x03 \x01(\x0cH\x00\x42\x07\n\x05value\"Y\n\x07Payload\x12\x10\n\x06inline\x18\x01 \x01(\x0cH\x00\x12\x13\n\treference\x18\x02 \x01(\tH\x00\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x10\n\x08redacted\x18\x04 \x01(\x08\x42\x07\n\x05place\"\xa0\x01\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x39\n\x06truths\x18\x02 \x03(\x0b\x32).modelyard.events.v1.Feedback.TruthsEntry\x1a\x45\n\x0bTruthsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\"\xba\x01\n\x08Progress\x12\x10\n\x08position\x18\x01 \x01(\t\x12;\n\x07writers\x18\x02 \x03(\x0b\x32*.modelyard.events.v1.Progress.WritersEntry\x12\r\n\x05taken\x18\x03 \x01(\x03\x12\x12\n\nduplicates\x18\x04 \x01(\x03\x12\x0c\n\x04lost\x18\x05 \x01(\x03\x1a.\n\x0cWritersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmodelyard/events/v1/event.proto\x12\x13modelyard.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x03 \x01(\t\x12)\n\x04\x63\x61ll\x18\x04 \x01(\x0b\x32\x19.modelyard.events.v1.CallH\x00\x12\x31\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x05 \x01(\x0b\x32\x1d.modelyard.events.v1.FeedbackH\x00\x42\x06\n\x04kind\"6\n\x05\x45ntry\x12\x0e\n\x06\x65vents\x18\x01 \x03(\x0c\x12\x0e\n\x06writer\x18\x02 \x01(\t\x12\r\n\x05\x66irst\x18\x03 \x01(\x03\"\xa5\x04\n\x04\x43\x61ll\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08selector\x18\x04 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12\x16\n\x0eroute_revision\x18\x08 \x01(\x03\x12\x0e\n\x06schema\x18\t \x01(\t\x12/\n\x08metadata\x18\n \x03(\x0b\x32\x1d.modelyard.events.v1.Metadata\x12.\n\x08\x61ttempts\x18\x0b \x03(\x0b\x32\x1c.modelyard.events.v1.Attempt\x12-\n\x06\x61nswer\x18\x0c \x01(\x0b\x32\x1b.modelyard.events.v1.AnswerH\x00\x12/\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x1c.modelyard.events.v1.FailureH\x00\x12-\n\x07request\x18\x0e \x01(\x0b\x32\x1c.modelyard.events.v1.Payload\x12.\n\x08response\x18\x0f \x01(\x0b\x32\x1c.modelyard.events.v1.PayloadB\t\n\x07outcome\"\xd0\x02\n\x07\x41ttempt\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04host\x18\x04 \x01(\t\x12(\n\x05start\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03\x65nd\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x07outcome\x18\x07 \x01(\x0e\x32$.modelyard.events.v1.Attempt.Outcome\x12\r\n\x05\x65rror\x18\x08 \x01(\t\"p\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0f\n\x0bOUTCOME_WON\x10\x01\x12\x10\n\x0cOUTCOME_LOST\x10\x02\x12\x15\n\x11OUTCOME_CANCELLED\x10\x03\x12\x12\n\x0eOUTCOME_FAILED\x10\x04\":\n\x06\x41nswer\x12\x11\n\tserved_by\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\"*\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"B\n\x08Metadata\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x10\n\x06\x62inary\x18\x03 \x01(\x0cH\x00\x42\x07\n\x05value\"Y\n\x07Payload\x12\x10\n\x06inline\x18\x01 \x01(\x0cH\x00\x12\x13\n\treference\x18\x02 \x01(\tH\x00\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x10\n\x08redacted\x18\x04 \x01(\x08\x42\x07\n\x05place\"\xa0\x01\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x39\n\x06truths\x18\x02 \x03(\x0b\x32).modelyard.events.v1.Feedback.TruthsEntry\x1a\x45\n\x0bTruthsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value:\x02\x38\x01\"\xba\x01\n\x08Progress\x12\x10\n\x08position\x18\x01 \x01(\t\x12;\n\x07writers\x18\x02 \x03(\x0b\x32*.modelyard.events.v1.Progress.WritersEntry\x12\r\n\x05taken\x18\x03 \x01(\x03\x12\x12\n\nduplicates\x18\x04 \x01(\x03\x12\x0c\n\x04lost\x18\x05 \x01(\x03\x1a.\n\x0cWritersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,27 +41,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENT']._serialized_start=152
   _globals['_EVENT']._serialized_end=330
   _globals['_ENTRY']._serialized_start=332
-  _globals['_ENTRY']._serialized_end=355
-  _globals['_CALL']._serialized_start=358
-  _globals['_CALL']._serialized_end=907
-  _globals['_ATTEMPT']._serialized_start=910
-  _globals['_ATTEMPT']._serialized_end=1246
-  _globals['_ATTEMPT_OUTCOME']._serialized_start=1134
-  _globals['_ATTEMPT_OUTCOME']._serialized_end=1246
-  _globals['_ANSWER']._serialized_start=1248
-  _globals['_ANSWER']._serialized_end=1306
-  _globals['_FAILURE']._serialized_start=1308
-  _globals['_FAILURE']._serialized_end=1350
-  _globals['_METADATA']._serialized_start=1352
-  _globals['_METADATA']._serialized_end=1418
-  _globals['_PAYLOAD']._serialized_start=1420
-  _globals['_PAYLOAD']._serialized_end=1509
-  _globals['_FEEDBACK']._serialized_start=1512
-  _globals['_FEEDBACK']._serialized_end=1672
-  _globals['_FEEDBACK_TRUTHSENTRY']._serialized_start=1603
-  _globals['_FEEDBACK_TRUTHSENTRY']._serialized_end=1672
-  _globals['_PROGRESS']._serialized_start=1675
-  _globals['_PROGRESS']._serialized_end=1861
-  _globals['_PROGRESS_WRITERSENTRY']._serialized_start=1815
-  _globals['_PROGRESS_WRITERSENTRY']._serialized_end=1861
+  _globals['_ENTRY']._serialized_end=386
+  _globals['_CALL']._serialized_start=389
+  _globals['_CALL']._serialized_end=938
+  _globals['_ATTEMPT']._serialized_start=941
+  _globals['_ATTEMPT']._serialized_end=1277
+  _globals['_ATTEMPT_OUTCOME']._serialized_start=1165
+  _globals['_ATTEMPT_OUTCOME']._serialized_end=1277
+  _globals['_ANSWER']._serialized_start=1279
+  _globals['_ANSWER']._serialized_end=1337
+  _globals['_FAILURE']._serialized_start=1339
+  _globals['_FAILURE']._serialized_end=1381
+  _globals['_METADATA']._serialized_start=1383
+  _globals['_METADATA']._serialized_end=1449
+  _globals['_PAYLOAD']._serialized_start=1451
+  _globals['_PAYLOAD']._serialized_end=1540
+  _globals['_FEEDBACK']._serialized_start=1543
+  _globals['_FEEDBACK']._serialized_end=1703
+  _globals['_FEEDBACK_TRUTHSENTRY']._serialized_start=1634
+  _globals['_FEEDBACK_TRUTHSENTRY']._serialized_end=1703
+  _globals['_PROGRESS']._serialized_start=1706
+  _globals['_PROGRESS']._serialized_end=1892
+  _globals['_PROGRESS_WRITERSENTRY']._serialized_start=1846
+  _globals['_PROGRESS_WRITERSENTRY']._serialized_end=1892
 # @@protoc_insertion_point(module_scope)

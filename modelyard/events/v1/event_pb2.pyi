@@ -36,7 +36,8 @@ class Event(google.protobuf.message.Message):
     id: builtins.str
     """Who wrote it and the how-manieth of theirs for this model it is: `{writer}-{number}`. The
     numbers of one writer have no gaps and never go back: a reader that sees one again has met a
-    copy, and one that misses some knows how many were lost.
+    copy, and one that misses some knows how many were lost. In the log it is the entry that tells
+    it; who reads sets it.
     """
     model: builtins.str
     """`models/{model}`."""
@@ -74,6 +75,12 @@ class Entry(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: builtins.int
+    WRITER_FIELD_NUMBER: builtins.int
+    FIRST_FIELD_NUMBER: builtins.int
+    writer: builtins.str
+    """Who wrote them."""
+    first: builtins.int
+    """The number of the first of them."""
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """Serialized events, in the order of their numbers. Each stands for itself: one that is spoilt
@@ -84,8 +91,10 @@ class Entry(google.protobuf.message.Message):
         self,
         *,
         events: collections.abc.Iterable[builtins.bytes] | None = ...,
+        writer: builtins.str = ...,
+        first: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["events", b"events"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events", "first", b"first", "writer", b"writer"]) -> None: ...
 
 Global___Entry: typing_extensions.TypeAlias = Entry
 
