@@ -22,8 +22,10 @@ from benchmarks import machine, models, report
 from benchmarks.compare import save
 from gateway.call import Answer, Call, Made
 from gateway.plan import Kind
-from gateway.record import Recorder
-from gateway.tap import WRITE, Tap
+from gateway.recorder.facts import Describer
+from gateway.recorder.queue import WRITE
+from gateway.recorder.record import Recorder
+from gateway.tap import Tap
 from modelyard import redis_server
 from modelyard.catalog import Catalog, Route, Tensor
 from modelyard.catalog.model import frozen
@@ -56,8 +58,8 @@ def answer_of(request: bytes) -> bytes:
 def recorded(count: int, request: bytes, answer: bytes) -> list[bytes]:
     """Events as the tap makes them of calls, serialized."""
     catalog = Catalog(1, routes=frozen({MODEL: Route(MODEL, tap=1.0)}))
-    make = Recorder(1 << 20)
-    tap = Tap(lambda: catalog, time.monotonic, make)
+    describe, make = Describer(), Recorder(1 << 20)
+    tap = Tap(lambda: catalog, time.monotonic)
     events: list[bytes] = []
     for index in range(count):
         call = Call(MODEL, "", request, time.monotonic() + 1, f"r-{index}", (("x-user", "anna"),))
@@ -66,7 +68,7 @@ def recorded(count: int, request: bytes, answer: bytes) -> list[bytes]:
         assert call.trail is not None
         call.trail.append(Made(V1, Kind.PRIMARY, 0.0, "host", 0.001, "answered"))
         recording.answer = Answer(answer, V1, Kind.PRIMARY, 1, "host")
-        event = make(recording).event
+        event = make(describe(recording)).event
         assert isinstance(event, bytes)
         events.append(event)
     return events

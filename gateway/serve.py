@@ -7,14 +7,12 @@ import asyncio
 import gc
 import random
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Protocol
 
 import structlog
-import yaml
 from prometheus_client import generate_latest
 
 from gateway import contracts
@@ -28,12 +26,11 @@ from gateway.lanes.connector import connector
 from gateway.meter import Meter
 from gateway.metrics import TrafficCollector
 from gateway.race import Racer
-from gateway.record import Recorder
+from gateway.recorder.link import RecorderLink
 from gateway.replicas import Replicas
 from gateway.router import Router
 from gateway.servicer import GatewayServicer
 from gateway.settings import GatewaySettings
-from gateway.shipping import Shipper
 from gateway.stack import Service, stack
 from gateway.tap import Tap
 from gateway.workers.group import Group
@@ -42,13 +39,8 @@ from gateway.workers.siblings import Siblings
 from modelyard.catalog.follow import CatalogFollower, HostsFollower
 from modelyard.channels import open_channel
 from modelyard.contracts import repeatable
-from modelyard.errors import InvalidArgument
-from modelyard.events.payloads import Payloads
-from modelyard.events.writer import Bounds, Writer
 from modelyard.gateway.v1 import gateway_service_pb2_grpc, worker_service_pb2_grpc
 from modelyard.inference.v2 import open_inference_pb2, open_inference_pb2_grpc
-from modelyard.redaction import Redaction, parse
-from modelyard.redis_client import connect
 from modelyard.server import Server
 from modelyard.telemetry import Metrics, registry_of, traced
 
@@ -124,11 +116,12 @@ async def serve(
         defaults = Defaults(lambda: catalog.catalog, clock)
         racer = Racer(replicas, guards, defaults, meter, clock, tracing)
         access = AccessLog(settings.access_log, clock)
-        tap, shipper = None, None
+        tap, recorder = None, None
         if settings.events:
-            redact = _redaction(settings)
-            tap = Tap(lambda: catalog.catalog, clock, Recorder(settings.events_inline, redact))
-            shipper = await ends.enter_async_context(shipping(settings, tap, redact))
+            tap = Tap(lambda: catalog.catalog, clock)
+            recorder = RecorderLink(tap, settings, clock)
+            recorder.start()
+            ends.push_async_callback(recorder.close)
         service = stack(router, racer, meter, access, clock, tap=tap, tracing=tracing)
         siblings: Siblings | None = None
         catch_up: CatchUp = catalog.wait_for
@@ -162,7 +155,7 @@ async def serve(
             *(meter, replicas, router, guards),
             *(lambda: catalog.catalog, lambda: catalog.heard_at, clock),
             tap=tap,
-            shipper=shipper,
+            recorder=recorder,
             siblings=siblings,
             index=0 if group is None else group.index,
         )
@@ -187,6 +180,8 @@ async def serve(
                 catalog.wait_heard(settings.first_view), hosts.wait_heard(settings.first_view)
             )
         )
+        if recorder is not None:
+            await recorder.ready()
         # What is loaded now lives as long as the process: the collector need not look at it.
         gc.collect()
         gc.freeze()
@@ -206,40 +201,3 @@ async def serve(
         # Behind a front nobody is left who could wait: a second grace would be for nobody.
         await server.stop(at_once=outer is not None)
         await racer.close()
-
-
-def _redaction(settings: GatewaySettings) -> Redaction | None:
-    """What no log may keep; raises InvalidArgument for rules that are none."""
-    if settings.redaction is None:
-        return None
-    try:
-        rules = parse(yaml.safe_load(settings.redaction.read_text(encoding="utf-8")))
-        key = settings.redaction_key.read_bytes().strip() if settings.redaction_key else b""
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InvalidArgument(f"redaction: {error}", field="redaction") from None
-    return Redaction(rules, key)
-
-
-@asynccontextmanager
-async def shipping(
-    settings: GatewaySettings, tap: Tap, redact: Redaction | None
-) -> AsyncIterator[Shipper]:
-    """Writes what the tap records, until it ends."""
-    redis = connect(settings.events)
-    bounds = Bounds(settings.events_length, settings.events_bytes, settings.events_age)
-    payloads = None
-    if settings.payloads:
-        payloads = Payloads(settings.payloads, timedelta(seconds=settings.events_age))
-    shipper = Shipper(
-        tap,
-        Writer(redis, bounds),
-        payloads,
-        inline=settings.events_inline,
-        redact=redact,
-    )
-    shipper.start()
-    try:
-        yield shipper
-    finally:
-        await shipper.close()
-        await redis.aclose()

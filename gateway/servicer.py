@@ -30,8 +30,8 @@ from modelyard.gateway.v1.route_pb2 import Target
 from modelyard.names import ModelName, VersionName
 
 if TYPE_CHECKING:
-    # It knows Redis; a gateway without an event log need not.
-    from gateway.shipping import Shipper
+    # A gateway without an event log need not know it.
+    from gateway.recorder.link import RecorderLink
 
 Context: TypeAlias = grpc.aio.ServicerContext[Message, Message]
 
@@ -61,7 +61,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         heard_at: Gives when the registry was last heard, on `clock`; None if never.
         clock: Seconds, monotonic.
         tap: Records calls; None where there is no event log.
-        shipper: Writes events; None where there is no event log.
+        recorder: Writes events; None where there is no event log.
         siblings: The other processes behind the same port; None where there are none.
         index: This process's place among them.
     """
@@ -76,7 +76,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         heard_at: Callable[[], float | None],
         clock: Callable[[], float],
         tap: Tap | None = None,
-        shipper: "Shipper | None" = None,
+        recorder: "RecorderLink | None" = None,
         siblings: "Siblings | None" = None,
         index: int = 0,
     ) -> None:
@@ -91,7 +91,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         self._heard_at = heard_at
         self._clock = clock
         self._tap = tap
-        self._shipper = shipper
+        self._recorder = recorder
 
     def figures(self, model: str = "") -> Figures:
         """What this process knows and has counted; of a model also what became of its attempts."""
@@ -228,14 +228,14 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             raise InvalidArgument("request_id is empty", field="request_id")
         if not request.truths:
             raise InvalidArgument("truths is empty: name an output", field="truths")
-        if self._shipper is None:
+        if self._recorder is None:
             raise FailedPrecondition("this gateway keeps no event log: give it --events")
         event = event_pb2.Event(model=request.model)
         event.time.GetCurrentTime()
         event.feedback.request_id = request.request_id
         for name, value in request.truths.items():
             event.feedback.truths[name].CopyFrom(value)
-        return pb.RecordFeedbackResponse(event_id=await self._shipper.write(model, event))
+        return pb.RecordFeedbackResponse(event_id=await self._recorder.write(model, event))
 
     async def _all(self, model: str = "") -> list[Figures]:
         own = self.figures(model)

@@ -1,38 +1,29 @@
-"""Decides which calls the event log records, and hands them over without waiting for anything.
+"""Decides which calls the event log records, and keeps them until the recorder takes them.
 
 What happens on the call's path is here and is little: a look at the route, and for a recorded call
-its trail of attempts. It becomes a record a little later, with a few others: made at once, records
-would keep the processor from the very callers that were just answered, and one by one each would
-find its code gone from the caches; many together would hold up whoever calls meanwhile. They are
-written later still, and dropped and counted when that cannot keep up.
+its trail of attempts. All that comes after it, the recorder does, in a process of its own; what it
+cannot keep up with is dropped and counted.
 """
 
 import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-
-import structlog
+from typing import TypeAlias
 
 from gateway.call import Answer, Call
 from modelyard.catalog import Catalog, Route
 from modelyard.errors import ModelyardError
 from modelyard.events.sampling import share_of
-from modelyard.events.v1 import event_pb2
-
-_log = structlog.get_logger(__name__)
 
 # What waits, at most: calls that are over and not yet written, and bytes of their payloads.
 MOST_WAITING, MOST_BYTES = 10_000, 64 << 20
-# What is worth a write, and what goes with one, at most: the same. A write is about a millisecond
-# of the loop, of few records or of many; of more than these it would hold up calls longer.
-WRITE, WRITE_BYTES = 128, 1 << 20
-# So long, in seconds, calls that are over gather, and so many become records in a turn of the loop.
-_GATHER, _AT_ONCE = 0.02, 16
 # An attempt that lost its race is over soon after it; so long, in seconds, it is waited for.
 _SETTLE = 0.05
+
+# Reason, message.
+Failed: TypeAlias = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -46,7 +37,7 @@ class Recording:
         time: When it arrived, in Unix seconds.
         ended: When it was over, on the gateway's clock.
         answer: What it was answered; None where it failed.
-        error: What it failed of; None where it was answered.
+        failure: Of what it failed, reason and message; None where it was answered.
     """
 
     call: Call
@@ -55,30 +46,12 @@ class Recording:
     time: float
     ended: float = 0.0
     answer: Answer | None = None
-    error: BaseException | None = None
+    failure: Failed | None = None
 
     @property
     def size(self) -> int:
         """The bytes of its payloads."""
         return len(self.call.payload) + (len(self.answer.payload) if self.answer else 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is to be written of a call.
-
-    Attributes:
-        model: The model's name.
-        size: The bytes of its payloads.
-        event: It, without an id: serialized; or not yet, where a payload is to be put aside first.
-    """
-
-    model: str
-    size: int
-    event: bytes | event_pb2.Event
-
-
-Make = Callable[[Recording], Record]
 
 
 @dataclass(slots=True)
@@ -102,27 +75,20 @@ class Tap:
     Args:
         catalog: Gives the catalogue as it is now.
         clock: Seconds, monotonic.
-        make: Makes a record of a call that is over.
 
     Attributes:
         counts: What became of recordings.
     """
 
-    def __init__(
-        self, catalog: Callable[[], Catalog], clock: Callable[[], float], make: Make
-    ) -> None:
+    def __init__(self, catalog: Callable[[], Catalog], clock: Callable[[], float]) -> None:
         self._catalog = catalog
         self._clock = clock
-        self._make = make
         self._rates: dict[str, tuple[Route, float]] = {}
-        # Those over that are no records yet; of them, those that nobody has looked at.
-        self._ended = 0
+        # Those that the recorder has not taken yet; of them, those whose attempts are over.
+        self._left = 0
         self._over: deque[Recording] = deque()
-        self._waiting: deque[Record] = deque()
-        self._bytes = 0
         self._filled = asyncio.Event()
-        self._enough = asyncio.Event()
-        self._hurried = False
+        self._bytes = 0
         self.counts = Counts()
 
     def begin(self, call: Call) -> Recording | None:
@@ -146,76 +112,58 @@ class Tap:
         """Takes a recording over; it is written later, or dropped where too many wait."""
         recording.ended = self._clock()
         recording.answer = answer
-        # Its traceback would keep every frame of the call alive while it waits.
-        recording.error = error.with_traceback(None) if isinstance(error, ModelyardError) else error
+        # Not the error: its traceback would keep every frame of the call alive while it waits.
+        recording.failure = None if error is None else _failure(error)
+        full = self.waiting >= MOST_WAITING or self._bytes + recording.size > MOST_BYTES
         self.counts.recorded += 1
-        if self.waiting >= MOST_WAITING or self._bytes + recording.size > MOST_BYTES:
+        if full:
             self.counts.dropped += 1
             return
-        self._ended += 1
+        self._left += 1
         self._bytes += recording.size
-        if not self._over:
-            asyncio.get_running_loop().call_later(_GATHER, self._make_some)
+        if all(made.outcome for made in recording.call.trail or ()):
+            self._put(recording)
+        else:
+            asyncio.get_running_loop().call_later(_SETTLE, self._put, recording)
+
+    def _put(self, recording: Recording) -> None:
         self._over.append(recording)
-
-    def _make_some(self) -> None:
-        loop = asyncio.get_running_loop()
-        for _ in range(min(len(self._over), _AT_ONCE)):
-            recording = self._over.popleft()
-            if all(made.outcome for made in recording.call.trail or ()):
-                self._keep(recording)
-            else:
-                loop.call_later(_SETTLE, self._keep, recording)
-        if self._over:
-            # After the calls that came meanwhile.
-            loop.call_soon(self._make_some)
-
-    def _keep(self, recording: Recording) -> None:
-        self._ended -= 1
-        try:
-            record = self._make(recording)
-        except Exception as error:
-            # Whatever cannot be made fit to be stored must not be stored.
-            self.counts.dropped += 1
-            self._bytes -= recording.size
-            _log.warning("a call is not recorded", error=type(error).__name__)
-            return
-        self._waiting.append(record)
         self._filled.set()
-        if len(self._waiting) >= WRITE or self._bytes >= WRITE_BYTES:
-            self._enough.set()
 
     async def filled(self) -> None:
-        """Returns when something waits."""
+        """Returns when there is something to take."""
         await self._filled.wait()
 
-    async def enough(self, seconds: float) -> None:
-        """Returns when what waits is worth a write, or after so long; at once from `hurry` on."""
-        if not self._hurried:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._enough.wait()
-
-    def hurry(self) -> None:
-        """Nothing more comes: what waits is to be written now."""
-        self._hurried = True
-        self._enough.set()
-
-    def take(self, count: int, size: int) -> list[Record]:
-        """What has waited longest: at most `count`, and about `size` bytes; at least one."""
-        taken: list[Record] = []
-        while self._waiting and len(taken) < count and size > 0:
-            record = self._waiting.popleft()
-            size -= record.size
-            self._bytes -= record.size
-            taken.append(record)
-        if not self._waiting:
+    def take(self, count: int) -> list[Recording]:
+        """Those that have waited longest, at most `count`; each is `done` some time."""
+        taken = [self._over.popleft() for _ in range(min(count, len(self._over)))]
+        self._left -= len(taken)
+        if not self._over:
             self._filled.clear()
-        if len(self._waiting) < WRITE and self._bytes < WRITE_BYTES:
-            self._enough.clear()
         return taken
+
+    def done(self, size: int, *, written: int = 0, dropped: int = 0) -> None:
+        """Counts what became of recordings, whose payloads had so many bytes."""
+        self.counts.written += written
+        self.counts.dropped += dropped
+        self._bytes -= size
+
+    @property
+    def left(self) -> int:
+        """How many calls that are over were not taken yet."""
+        return self._left
 
     @property
     def waiting(self) -> int:
-        """How many calls that are over are not yet taken to be written."""
-        return self._ended + len(self._waiting)
+        """How many calls that are over are neither written nor dropped yet."""
+        return self.counts.recorded - self.counts.written - self.counts.dropped
+
+
+def _failure(error: BaseException) -> Failed:
+    match error:
+        case ModelyardError():
+            return error.reason, error.message
+        case asyncio.CancelledError():
+            return "CANCELLED", "the caller gave up"
+        case _:
+            return "INTERNAL", type(error).__name__

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -63,6 +64,10 @@ class Inside:
         from gateway.serve import serve
 
         settings = GatewaySettings(**told["settings"])
+        sys.executable = told["python"]
+        # Envoy needed them to find this Python; processes that the gateway starts do not.
+        for name in ("PYTHONHOME", "LD_PRELOAD"):
+            os.environ.pop(name, None)
         group = Group.of(told["group"]) if told["group"] else None
         logs.configure("gateway", level=settings.log_level)
         loop = asyncio.get_running_loop()

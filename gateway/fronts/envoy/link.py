@@ -16,6 +16,7 @@ class Told(TypedDict):
         folder: Of `config.Files`.
         link: A socket to that process, by number.
         resets: A pipe that Envoy writes into, by number.
+        python: The program of this Python, which Envoy's own does not know.
         group: Of the `gateway.workers.group.Group` that it is one of; None where it is alone.
     """
 
@@ -23,4 +24,5 @@ class Told(TypedDict):
     folder: str
     link: int
     resets: int
+    python: str
     group: dict[str, Any] | None

@@ -67,6 +67,7 @@ async def inside(
             folder=str(where),
             link=theirs.fileno(),
             resets=resets,
+            python=sys.executable,
             group=None if group is None else group.told(),
         )
         process = await asyncio.create_subprocess_exec(

@@ -1,7 +1,7 @@
-"""Writes what the tap recorded to the event log, in the background.
+"""Writes records to the event log.
 
 A batch that Redis did not acknowledge is written again, with the same numbers, until it does.
-Meanwhile the tap's queue fills, and what does not fit is dropped and counted.
+Meanwhile what the gateway has recorded waits, and what does not fit is dropped and counted.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 
 import structlog
 
-from gateway.record import Redact
-from gateway.tap import WRITE, WRITE_BYTES, Record, Tap
+from gateway.recorder.queue import WRITE, WRITE_BYTES, Queue
+from gateway.recorder.record import Record, Redact
 from modelyard.backoff import Backoff
 from modelyard.errors import StoreUnavailable
 from modelyard.events.payloads import Payloads
@@ -26,27 +26,27 @@ _log = structlog.get_logger(__name__)
 
 # Records gather for so long, in seconds, unless a write's worth is there sooner: one entry of some
 # costs little more than one of one, and each wakes Redis, on processors that calls want too.
-LINGER = 0.5
+LINGER = 0.05
 _POLL = 0.02
 _EXPIRE_EVERY = 300.0
 _BACKOFF = Backoff(first=0.05, factor=2.0, limit=2.0)
 
 
 class Shipper:
-    """Carries records from the tap to the log.
+    """Carries records to the log.
 
     Args:
-        tap: Where they wait.
+        queue: Where they wait.
         writer: Where they go.
         payloads: Takes those that are larger than `inline`; None to leave such payloads out.
         inline: The largest payload that the log itself takes, in bytes.
-        redact: Takes what must not be stored out of what does not come from the tap.
+        redact: Takes what must not be stored out of events that come one by one.
         patience: How long `close` tries to write what is left, in seconds.
     """
 
     def __init__(
         self,
-        tap: Tap,
+        queue: Queue,
         writer: Writer,
         payloads: Payloads | None,
         *,
@@ -54,7 +54,7 @@ class Shipper:
         redact: Redact | None = None,
         patience: float = 5.0,
     ) -> None:
-        self._tap = tap
+        self._queue = queue
         self._writer = writer
         self._payloads = payloads
         self._inline = inline
@@ -72,8 +72,8 @@ class Shipper:
     async def close(self) -> None:
         """Writes what waits, as far as that goes, and ends."""
         deadline = asyncio.get_running_loop().time() + self._patience
-        self._tap.hurry()
-        while self._tap.waiting and asyncio.get_running_loop().time() < deadline:
+        self._queue.hurry()
+        while self._queue and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(_POLL)
         # What was taken from the queue and is being written has its turn, too.
         try:
@@ -102,13 +102,14 @@ class Shipper:
 
     async def _run(self) -> None:
         while True:
-            await self._tap.filled()
-            await self._tap.enough(LINGER)
+            await self._queue.filled()
+            await self._queue.enough(LINGER)
             async with self._writing:
-                await self._ship(self._tap.take(WRITE, WRITE_BYTES))
+                await self._ship(self._queue.take(WRITE, WRITE_BYTES))
 
     async def _ship(self, records: Sequence[Record]) -> None:
         by_model: dict[str, list[bytes]] = defaultdict(list)
+        size = 0
         for record in records:
             event = record.event
             if not isinstance(event, bytes):
@@ -116,14 +117,15 @@ class Shipper:
                     await self._set_aside(event)
                 except Exception as error:
                     # Whatever a store's driver raises must not end the tap.
-                    self._tap.counts.dropped += 1
+                    self._queue.done(record.size, dropped=1)
                     _log.warning("a record is dropped", error=type(error).__name__)
                     continue
                 event = event.SerializeToString()
             by_model[record.model].append(event)
+            size += record.size
         batches = [self._writer.number(model, events) for model, events in by_model.items()]
         await self._write(batches)
-        self._tap.counts.written += sum(len(batch.events) for batch in batches)
+        self._queue.done(size, written=sum(len(batch.events) for batch in batches))
         await self._expire()
 
     async def _write(self, batches: Sequence[Batch]) -> None:
@@ -139,7 +141,7 @@ class Shipper:
                 await asyncio.sleep(_BACKOFF.wait(failures, random.Random()))
                 continue
             if self._away:
-                _log.info("the event log is back", dropped=self._tap.counts.dropped)
+                _log.info("the event log is back")
             self._away = False
             return
 
