@@ -81,7 +81,8 @@ async def _many(one: Callable[[], Awaitable[None]], count: int) -> None:
 
 def _weigh(running: Yard, weights: Weights) -> None:
     for name, words in (
-        ("gateway", ("-m", "gateway")),
+        ("gateway", ("-m gateway --",)),
+        ("recorder", ("gateway.recorder",)),
         ("Envoy, the gateway in it", ("--config-path", "modelyard-front-")),
         ("registry", ("-m", "services.registry")),
         ("supervisor", ("-m", "services.inference", "--registry")),

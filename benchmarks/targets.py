@@ -163,7 +163,7 @@ def _envoy(setting: Setting, name: str, behind: Started) -> Started:
 
 def gateway(setting: Setting) -> Started:
     """Our gateway and host as they come: frames between them on one machine."""
-    (process,) = _yard(setting).processes("-m gateway")
+    (process,) = _yard(setting).processes("-m gateway --")
     parts = {"gateway": process.pid, **_host_behind(setting).parts}
     return Started(_yard(setting).address, parts)
 

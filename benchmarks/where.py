@@ -99,7 +99,7 @@ def main() -> None:
         request.write_bytes(models.request("mlp", (1, models.WIDTH)))
         with yard(folder) as served:
             served.client.register("mlp", models.mlp(folder / "mlp.onnx"), label="live", wait=True)
-            (gateway,) = served.processes("-m gateway")
+            (gateway,) = served.processes("-m gateway --")
             (host,) = served.client.hosts("mlp")
             pids = {"gateway": gateway.pid, "host": host.pid, "client": client.pid}
             for in_flight in IN_FLIGHT:

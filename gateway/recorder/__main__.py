@@ -60,6 +60,8 @@ class _Process:
         telling = asyncio.create_task(self._tell(), name="news")
         async with _shipping(self._settings, self._queue, self._redact) as shipper:
             self._send(frames.READY)
+            # From now on: a gateway that starts waits for what comes before.
+            background.enter()
             while (frame := await frames.read(reader)) is not None and frame[0] != frames.END:
                 kind, value = frame
                 if kind == frames.CALLS:
@@ -147,7 +149,6 @@ async def main(link: socket.socket) -> None:
         return
     settings = GatewaySettings.model_validate_json(first[1])
     logs.configure("gateway", level=settings.log_level)
-    background.enter()
     # What is loaded now lives as long as the process: the collector need not look at it.
     gc.collect()
     gc.freeze()

@@ -147,10 +147,18 @@ class RecorderLink:
             await self._tap.filled()
             await asyncio.sleep(_GATHER)
             while taken := self._tap.take(_AT_ONCE):
+                size = sum(recording.size for recording in taken)
+                try:
+                    frame = frames.pack(frames.CALLS, map(self._describe, taken))
+                except Exception as error:
+                    # Whatever cannot be told must not end the telling of others.
+                    self._tap.done(size, dropped=len(taken))
+                    _log.warning("calls are not recorded", error=type(error).__name__)
+                    continue
                 self._out += len(taken)
-                self._bytes += sum(recording.size for recording in taken)
+                self._bytes += size
                 with suppress(ConnectionError):
-                    writer.writelines(frames.pack(frames.CALLS, map(self._describe, taken)))
+                    writer.writelines(frame)
                     await writer.drain()
                 # After the calls that came meanwhile.
                 await asyncio.sleep(0)

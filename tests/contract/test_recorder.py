@@ -126,6 +126,16 @@ async def test_a_gateway_that_is_gone_has_handed_over_what_it_could(log):
     assert len(await logged(log)) == 40
 
 
+async def test_calls_that_cannot_be_told_are_dropped_and_stop_nothing(log):
+    async with recorder(log) as (tap, _):
+        call(tap, object())
+        await until(lambda: tap.counts.dropped == 1)
+        call(tap, "r")
+        await until(lambda: tap.counts.written == 1)
+        assert (tap.waiting, tap._bytes) == (0, 0)
+    assert [e.call.request_id for e in await logged(log)] == ["r"]
+
+
 async def test_an_event_is_written_before_it_is_told(log):
     async with recorder(log) as (_, link):
         event = event_pb2.Event(model="models/m")
