@@ -1,9 +1,9 @@
 """How many records a second, and how much memory (`python -m benchmarks.records`).
 
-On one core, with a real Redis: the gateway's share of recording (a call made an event, numbered,
-written), the archive, and an evaluation's reading and comparing without the models' own time. Then
-a backlog: so many records wait in the log, and its readers' memory is looked at while they take
-them in. Results go to benchmarks/results/records.{md,json}.
+On one core, with a real Redis: what a recorder does (a call made an event, numbered, written), the
+archive, and an evaluation's reading and comparing without the models' own time. Then a backlog: so
+many records wait in the log, and its readers' memory is looked at while they take them in. Results
+go to benchmarks/results/records.{md,json}.
 """
 
 import argparse

@@ -24,8 +24,9 @@ from modelyard.tasks import end
 
 _log = structlog.get_logger(__name__)
 
-# Records gather for so long, in seconds, unless a write's worth is there sooner: one entry of some
-# costs little more than one of one, and each wakes Redis, on processors that calls want too.
+# Records gather for so long, in seconds, unless a write's worth is there sooner: those that the
+# gateway told of together are one entry, which costs little more than one of one and wakes Redis
+# once.
 LINGER = 0.05
 _POLL = 0.02
 _EXPIRE_EVERY = 300.0
