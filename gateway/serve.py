@@ -168,6 +168,9 @@ async def serve(
         elif settings.metrics_listen:
             metrics = Metrics(settings.metrics_listen, collectors)
             ends.callback(metrics.close)
+        if recorder is not None:
+            # Before anybody hears of this gateway: a setting may be wrong.
+            await recorder.ready()
         address = await server.start()
         hosts.on_change(replicas.update)
         catalog.start()
@@ -180,8 +183,6 @@ async def serve(
                 catalog.wait_heard(settings.first_view), hosts.wait_heard(settings.first_view)
             )
         )
-        if recorder is not None:
-            await recorder.ready()
         # What is loaded now lives as long as the process: the collector need not look at it.
         gc.collect()
         gc.freeze()
