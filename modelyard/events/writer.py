@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -117,20 +116,20 @@ class Writer:
                 known: they are to be written again.
         """
         now = time.time()
-        commands: list[tuple[Any, ...]] = []
+        pipe = self._redis.pipeline(transaction=False)
         for batch in batches:
             stream, key = self._streams[batch.model], stream_key(batch.model)
             stream.note(len(batch.events), batch.size)
             if not stream.known:
-                commands.append(("SADD", MODELS, batch.model))
+                pipe.sadd(MODELS, batch.model)
             entry = event_pb2.Entry(events=batch.events, writer=batch.writer, first=batch.first)
-            bound = ("MAXLEN", "~", stream.entries(self._bounds))
-            commands.append(("XADD", key, *bound, "*", *chain(*fields_of(entry).items())))
+            kept = stream.entries(self._bounds)
+            pipe.xadd(key, fields_of(entry), maxlen=kept, approximate=True)
             if now - stream.trimmed_at > _TRIM_EVERY:
                 oldest = max(0, int((now - self._bounds.age) * 1000))
-                commands.append(("XTRIM", key, "MINID", "~", f"{oldest}-0"))
+                pipe.xtrim(key, minid=f"{oldest}-0", approximate=True)
         try:
-            await self._send(commands)
+            await pipe.execute()
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"the event log does not answer: {error}") from error
         for batch in batches:
@@ -138,13 +137,3 @@ class Writer:
             stream.known = True
             if now - stream.trimmed_at > _TRIM_EVERY:
                 stream.trimmed_at = now
-
-    async def _send(self, commands: Sequence[tuple[Any, ...]]) -> None:
-        # Nearly always there is one, and a pipeline costs the loop half as much again.
-        if len(commands) == 1:
-            await self._redis.execute_command(*commands[0])
-            return
-        pipe = self._redis.pipeline(transaction=False)
-        for command in commands:
-            pipe.execute_command(*command)
-        await pipe.execute()
