@@ -20,7 +20,7 @@ import yaml
 
 from gateway.recorder import frames
 from gateway.recorder.facts import Facts
-from gateway.recorder.queue import Queue
+from gateway.recorder.queue import Done, Queue
 from gateway.recorder.record import Recorder
 from gateway.recorder.shipping import Shipper
 from gateway.settings import GatewaySettings
@@ -96,7 +96,7 @@ class _Process:
         while True:
             self._news(await self._queue.news())
 
-    def _news(self, done: Any) -> None:
+    def _news(self, done: Done) -> None:
         self._send(frames.DONE, (done.written, done.dropped, done.size))
 
     def _send(self, kind: str, value: Any = None) -> None:

@@ -44,6 +44,9 @@ class RecorderLink:
         tap: Where calls wait.
         settings: What the recorder is told.
         clock: Seconds, monotonic.
+
+    Attributes:
+        pid: The recorder's process; 0 before the first.
     """
 
     def __init__(self, tap: Tap, settings: GatewaySettings, clock: Callable[[], float]) -> None:
@@ -52,8 +55,8 @@ class RecorderLink:
         self._clock = clock
         self._describe = Describer()
         self._writer: asyncio.StreamWriter | None = None
-        # Handed over, and not heard of yet: calls, and the bytes of their payloads.
-        self._out, self._bytes = 0, 0
+        # Of the payloads of calls that were handed over and not heard of yet.
+        self._bytes = 0
         self._numbers = count(1)
         self._asked: dict[int, asyncio.Future[str]] = {}
         self._ready: asyncio.Future[None] | None = None
@@ -155,7 +158,6 @@ class RecorderLink:
                     self._tap.done(size, dropped=len(taken))
                     _log.warning("calls are not recorded", error=type(error).__name__)
                     continue
-                self._out += len(taken)
                 self._bytes += size
                 with suppress(ConnectionError):
                     writer.writelines(frame)
@@ -166,7 +168,6 @@ class RecorderLink:
     def _heard(self, kind: str, value: tuple[object, ...] | None) -> None:
         match kind, value:
             case frames.DONE, (int(written), int(dropped), int(size)):
-                self._out -= written + dropped
                 self._bytes -= size
                 self._tap.done(size, written=written, dropped=dropped)
             case frames.WROTE, (int(number), str(event_id), str(failed)):
@@ -196,10 +197,11 @@ class RecorderLink:
         for asked in self._asked.values():
             if not asked.done():
                 asked.set_exception(StoreUnavailable("the recorder ended: try again"))
-        self._tap.done(self._bytes, dropped=self._out)
-        if not self._ending or self._out:
-            _log.warning("the recorder ended", code=code, dropped=self._out)
-        self._out = self._bytes = 0
+        dropped = self._tap.waiting - self._tap.left
+        self._tap.done(self._bytes, dropped=dropped)
+        if not self._ending or dropped:
+            _log.warning("the recorder ended", code=code, dropped=dropped)
+        self._bytes = 0
 
 
 def _begun(link: int) -> "subprocess.Popen[bytes]":

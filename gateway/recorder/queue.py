@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gateway.recorder.record import Record
 
 # What is worth a write, and what goes with one, at most: the same. One entry of some costs little
-# more than one of one; and more at a time would make a failed write costly.
+# more than one of one, and Redis cuts a log that is full by whole entries.
 WRITE, WRITE_BYTES = 128, 1 << 20
 
 
