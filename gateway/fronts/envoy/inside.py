@@ -65,9 +65,10 @@ class Inside:
 
         settings = GatewaySettings(**told["settings"])
         sys.executable = told["python"]
-        # Envoy needed them to find this Python; processes that the gateway starts do not.
-        for name in ("PYTHONHOME", "LD_PRELOAD"):
-            os.environ.pop(name, None)
+        # What Envoy needed to find this Python, processes that the gateway starts do not: `process`
+        # has put its library behind whatever was to be loaded before.
+        del os.environ["PYTHONHOME"]
+        os.environ["LD_PRELOAD"] = os.environ["LD_PRELOAD"].rpartition(os.pathsep)[0]
         group = Group.of(told["group"]) if told["group"] else None
         logs.configure("gateway", level=settings.log_level)
         loop = asyncio.get_running_loop()
