@@ -84,4 +84,4 @@ def test_perf_analyzer_runs_unmodified(gateway: Gateway, mode: str, flags: tuple
     assert len(counts) == 3, f"{mode}: {said}"
     assert counts[0] >= CALLS, f"{mode}: {said}"
     # It asks for the statistics while calls go on, and those of that time are in one count only.
-    assert min(counts[1:]) >= counts[0] / 2, f"{mode}: {said}"
+    assert min(counts[1:]) >= 0.8 * counts[0], f"{mode}: {said}"
