@@ -180,6 +180,8 @@ class RecorderLink:
             case frames.READY, _:
                 self._opened()
             case frames.REFUSED, (str(message), str(field)):
+                # Later than at the start nobody else tells of it: a file of rules was changed.
+                _log.warning("the recorder refuses what it is told", error=message)
                 self._opened(InvalidArgument(message, field=field))
 
     def _opened(self, error: InvalidArgument | None = None) -> None:
