@@ -94,6 +94,8 @@ class Turns:
     async def _end(self) -> None:
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
+        # One that ended in this very turn is told of in the next: who waits for it would wait on.
+        await asyncio.sleep(0)
         self._loop.stop()
 
     def _serve(self) -> None:
