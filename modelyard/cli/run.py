@@ -62,10 +62,10 @@ def up(
         float | None,
         typer.Option(
             "--shadow-share",
-            min=0.01,
+            min=0.001,
             max=1.0,
             help="The share of the time in which an evaluation's candidates work; then they rest."
-            "  [default: a fortieth of the processors]",
+            "  [default: a two-hundredth of the processors]",
             show_default=False,
         ),
     ] = None,

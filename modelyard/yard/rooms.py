@@ -38,7 +38,7 @@ class Options:
         front: What takes calls at the gateway, of `FRONTS`.
         workers: The gateway's processes.
         shadow_share: The share of the time in which an evaluation's candidates work; None for a
-            fortieth of the processors.
+            two-hundredth of the processors.
     """
 
     host: str = "127.0.0.1"
@@ -68,7 +68,7 @@ class Options:
             return self.shadow_share
         # One replay keeps one processor. Its work beside live calls costs them their tail, idle
         # policy or not, and the less, the smaller a part of all that there is it takes.
-        return min(1.0, cpus.available() / 40)
+        return min(1.0, cpus.available() / 200)
 
 
 def redis(layout: Layout) -> Room:

@@ -2,6 +2,13 @@
 
 import asyncio
 import time
+from typing import Final
+
+# To read a request and to compare its answers is work, too: so much of it; in seconds.
+_BESIDE: Final = 0.0005
+# After a turn that failed comes no longer rest: what was given up took long, and what fails always
+# shall not take hours to be rejected. In seconds.
+_LONGEST: Final = 20.0
 
 
 class Pace:
@@ -32,9 +39,12 @@ class Pace:
             self._room.release()
             raise
 
-    def end(self, worked: float) -> None:
+    def end(self, worked: float, *, failed: bool) -> None:
         """Ends a turn that worked so many seconds; the next in its place begins after the rest."""
-        if rest := worked * self._rest:
+        rest = (worked + _BESIDE) * self._rest
+        if failed:
+            rest = min(rest, _LONGEST)
+        if rest:
             asyncio.get_running_loop().call_later(rest, self._room.release)
         else:
             self._room.release()

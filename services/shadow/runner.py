@@ -195,7 +195,9 @@ class Runner:
             for number in asked:
                 replies[number] = await self._ask(number, request, timeout)
         finally:
-            self._pace.end(sum(reply.seconds for reply in replies.values()))
+            given = replies.values()
+            worked, failed = sum(r.seconds for r in given), any(r.error for r in given)
+            self._pace.end(worked, failed=failed)
         repeat = replies.pop(self._baseline, None)
         paired = request.served_by == self._baseline
         return Observation(

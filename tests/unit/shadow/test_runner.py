@@ -245,20 +245,8 @@ class Timed(Asker):
         return replace(await super().ask(version, payload, timeout), seconds=self._seconds)
 
 
-@pytest.mark.parametrize(
-    ("concurrency", "share", "max_rate", "every"),
-    [
-        (1, 1.0, 0.0, 0.1),
-        (1, 0.25, 0.0, 0.4),
-        (1, 0.25, 2.0, 0.5),
-        (1, 0.1, 2.0, 1.0),
-        # Three at a time, each as seldom as one alone.
-        (3, 0.25, 0.0, 0.4),
-        # The rate bounds them all.
-        (3, 0.1, 2.0, 1.5),
-    ],
-)
-def test_replays_rest_as_long_as_they_are_told(concurrency, share, max_rate, every):
+def _paced(asker, count, share, concurrency=1, max_rate=0.0):
+    """When so many replays began."""
     plan = Plan(
         gates=(Gate(Kind.DIFFERENCE, 0.9),),
         canary=True,
@@ -266,14 +254,13 @@ def test_replays_rest_as_long_as_they_are_told(concurrency, share, max_rate, eve
         max_rate=max_rate,
         concurrency=concurrency,
     )
-    asker = Timed(0.1)
     runner = Runner(
         model="m",
         baseline=1,
         plan=plan,
         findings=begin(plan, Baseline, [2]),
         asker=asker,
-        feed=Feed([call(n) for n in range(30)], 0, 30),
+        feed=Feed([call(n) for n in range(count)], 0, count),
         read=read,
         awaiting=Awaiting(),
         keep=Store(()).keep,
@@ -281,7 +268,46 @@ def test_replays_rest_as_long_as_they_are_told(concurrency, share, max_rate, eve
         share=share,
     )
     virtual_time.run(runner.run())
-    assert len(asker.began) == 30
+    assert len(asker.began) == count
+    return asker.began
+
+
+# A replay of 99.5 ms, and half a millisecond for what is done beside it.
+@pytest.mark.parametrize(
+    ("concurrency", "share", "max_rate", "every"),
+    [
+        (1, 1.0, 0.0, 0.0995),
+        (1, 0.25, 0.0, 0.3995),
+        (1, 0.25, 2.0, 0.5),
+        (1, 0.1, 2.0, 0.9995),
+        # Three at a time, each as seldom as one alone.
+        (3, 0.25, 0.0, 0.3995),
+        # The rate bounds them all.
+        (3, 0.1, 2.0, 1.5),
+    ],
+)
+def test_replays_rest_as_long_as_they_are_told(concurrency, share, max_rate, every):
+    all_began = _paced(Timed(0.0995), 30, share, concurrency, max_rate)
     for place in range(concurrency):
-        began = asker.began[place::concurrency]
+        began = all_began[place::concurrency]
         assert np.diff(began) == pytest.approx([every] * (len(began) - 1))
+
+
+class Failing(Timed):
+    """Fails, after some time."""
+
+    async def ask(self, version, payload, timeout):
+        return replace(await super().ask(version, payload, timeout), outputs=None, error="GONE")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "every"),
+    [
+        # One that is not there is not asked: what is done beside is work.
+        (0.0, 0.0495),
+        # One that hangs: 99 times as long would be too long to be told that it does.
+        (1.0, 21.0),
+    ],
+)
+def test_what_fails_is_rested_from_too_and_not_for_ever(seconds, every):
+    assert np.diff(_paced(Failing(seconds), 5, 0.01)) == pytest.approx([every] * 4)

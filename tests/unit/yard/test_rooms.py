@@ -17,9 +17,9 @@ def _given(room: Room, flag: str) -> str:
 
 @pytest.mark.parametrize(
     ("processors", "told", "share", "rest"),
-    [(2, None, 0.05, 30.0), (8, None, 0.2, 7.5), (64, None, 1.0, 1.5), (2, 0.5, 0.5, 3.0)],
+    [(2, None, 0.01, 30.0), (16, None, 0.08, 18.75), (256, None, 1.0, 1.5), (2, 0.5, 0.5, 3.0)],
 )
-def test_a_shadow_takes_a_fortieth_of_the_processors_unless_told(
+def test_a_shadow_takes_a_two_hundredth_of_the_processors_unless_told(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     processors: int,
