@@ -6,6 +6,10 @@ from typing import Final
 
 # To read a request and to compare its answers is work, too: so much of it; in seconds.
 _BESIDE: Final = 0.0005
+# So much is worked before a rest, in seconds. Ten turns of a millisecond, each with its rest, slow
+# more calls than ten in a row do: each of them wakes processes and meets some call; one of a few
+# milliseconds touches two.
+_AT_ONCE: Final = 0.1
 # After a turn that failed comes no longer rest: what was given up took long, and what fails always
 # shall not take hours to be rejected. In seconds.
 _LONGEST: Final = 20.0
@@ -17,7 +21,8 @@ class Pace:
     Args:
         concurrency: Turns at a time.
         max_rate: Turns a second at most; 0 for no limit.
-        share: Each of those at a time works in this share of the time, and rests in the remainder.
+        share: Each of those at a time works in this share of the time, and rests in the remainder:
+            a tenth of a second of work, or a longer turn, then the rest from it.
     """
 
     def __init__(self, concurrency: int, max_rate: float, share: float) -> None:
@@ -26,6 +31,8 @@ class Pace:
         # How much rest comes after a second of work.
         self._rest = 1.0 / share - 1.0
         self._next_start = 0.0
+        # Since the last rest.
+        self._worked = 0.0
 
     async def begin(self) -> None:
         """Waits for a turn; `end` follows, unless this is cancelled."""
@@ -40,8 +47,12 @@ class Pace:
             raise
 
     def end(self, worked: float, *, failed: bool) -> None:
-        """Ends a turn that worked so many seconds; the next in its place begins after the rest."""
-        rest = (worked + _BESIDE) * self._rest
+        """Ends a turn that worked so many seconds; a rest may come before the next in its place."""
+        self._worked += worked + _BESIDE
+        rest = 0.0
+        if self._worked >= _AT_ONCE:
+            rest = self._worked * self._rest
+            self._worked = 0.0
         if failed:
             rest = min(rest, _LONGEST)
         if rest:

@@ -272,25 +272,31 @@ def _paced(asker, count, share, concurrency=1, max_rate=0.0):
     return asker.began
 
 
-# A replay of 99.5 ms, and half a millisecond for what is done beside it.
+# A replay of 199.5 ms, and half a millisecond for what is done beside it.
 @pytest.mark.parametrize(
     ("concurrency", "share", "max_rate", "every"),
     [
-        (1, 1.0, 0.0, 0.0995),
-        (1, 0.25, 0.0, 0.3995),
-        (1, 0.25, 2.0, 0.5),
-        (1, 0.1, 2.0, 0.9995),
+        (1, 1.0, 0.0, 0.1995),
+        (1, 0.25, 0.0, 0.7995),
+        (1, 0.25, 1.0, 1.0),
+        (1, 0.1, 1.0, 1.9995),
         # Three at a time, each as seldom as one alone.
-        (3, 0.25, 0.0, 0.3995),
+        (3, 0.25, 0.0, 0.7995),
         # The rate bounds them all.
-        (3, 0.1, 2.0, 1.5),
+        (3, 0.1, 1.0, 3.0),
     ],
 )
 def test_replays_rest_as_long_as_they_are_told(concurrency, share, max_rate, every):
-    all_began = _paced(Timed(0.0995), 30, share, concurrency, max_rate)
+    all_began = _paced(Timed(0.1995), 30, share, concurrency, max_rate)
     for place in range(concurrency):
         began = all_began[place::concurrency]
         assert np.diff(began) == pytest.approx([every] * (len(began) - 1))
+
+
+def test_short_replays_rest_together():
+    pauses = np.diff(_paced(Timed(0.0195), 12, 0.25))
+    # Five of 20 ms, with what is done beside them, and three times as long a rest.
+    assert pauses == pytest.approx([*[0.0195] * 4, 0.3195, *[0.0195] * 4, 0.3195, 0.0195])
 
 
 class Failing(Timed):
@@ -300,14 +306,12 @@ class Failing(Timed):
         return replace(await super().ask(version, payload, timeout), outputs=None, error="GONE")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "every"),
-    [
-        # One that is not there is not asked: what is done beside is work.
-        (0.0, 0.0495),
-        # One that hangs: 99 times as long would be too long to be told that it does.
-        (1.0, 21.0),
-    ],
-)
-def test_what_fails_is_rested_from_too_and_not_for_ever(seconds, every):
-    assert np.diff(_paced(Failing(seconds), 5, 0.01)) == pytest.approx([every] * 4)
+def test_one_that_hangs_is_not_rested_from_for_ever():
+    # 99 times as long would be too long to be told that it does.
+    assert np.diff(_paced(Failing(1.0), 5, 0.01)) == pytest.approx([21.0] * 4)
+
+
+def test_what_cannot_be_asked_is_rested_from_too():
+    # What is done beside it is work: 200 times half a millisecond.
+    began = _paced(Failing(0.0), 402, 0.01)
+    assert [began.count(moment) for moment in sorted(set(began))] == [200, 200, 2]
