@@ -3,9 +3,6 @@
 One yard, whose hosts every gateway asks; beside its own gateway one at a time, with each number of
 workers. Several clients load it, each a process with one connection. The table names the cores that
 gateway, hosts and clients used, so that a reader sees what was the bound.
-
-A machine of few processors has none for more workers: `--share` holds each worker to a share of
-one, so that several small ones are there, and what limits them otherwise is seen (needs root).
 """
 
 import argparse
@@ -35,7 +32,6 @@ from benchmarks.processes import (
     wait_port,
     yard,
 )
-from benchmarks.shares import held
 from modelyard.registry.v1.host_pb2 import Host
 
 MODEL = "mlp"
@@ -85,14 +81,6 @@ def gateway(
     with child(*command, *listen, *registry, log=log) as process:
         wait_port(process, port, log)
         yield psutil.Process(process.pid), f"127.0.0.1:{port}"
-
-
-def answering(process: psutil.Process, workers: int) -> list[int]:
-    """The processes that answer calls: the gateway itself, or its workers."""
-    if workers == 1:
-        return [process.pid]
-    known = process.children(recursive=True)
-    return [one.pid for one in known if "gateway.workers.child" in one.cmdline()]
 
 
 def serving(running: Yard, count: int) -> list[psutil.Process]:
@@ -157,10 +145,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seconds", type=float, default=5.0, help="of each round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--in-flight", type=int, default=64, help="of all clients together")
+    parser.add_argument("--in-flight", type=int, default=64, help="for each worker")
     parser.add_argument("--clients", type=int, default=max(2, cores // 4))
     parser.add_argument("--hosts", type=int, default=max(1, cores // 4))
-    parser.add_argument("--share", type=float, help="of a processor, for each worker")
     parser.add_argument("--front", default="auto", choices=("auto", "http2", "envoy", "grpcio"))
     asked = parser.parse_args()
     facts = machine.describe()
@@ -176,31 +163,25 @@ def main() -> None:
         clients = [
             stack.enter_context(load_client("benchmarks.frames_load")) for _ in range(asked.clients)
         ]
-        each = max(1, asked.in_flight // asked.clients)
         for _ in range(asked.rounds):
             for row in rows:
-                with ExitStack() as one:
-                    process, address = one.enter_context(
-                        gateway(running, folder, row.workers, asked.front)
-                    )
-                    if asked.share is not None:
-                        one.enter_context(held(answering(process, row.workers), asked.share))
+                with gateway(running, folder, row.workers, asked.front) as (process, address):
                     parties = ([process], hosts, [psutil.Process(c.pid) for c in clients])
+                    each = max(1, asked.in_flight * row.workers // asked.clients)
                     order = Order(address, str(request), each, _WARM)
                     measure(clients, order, parties)
                     order = Order(address, str(request), each, asked.seconds)
                     row.take(*measure(clients, order, parties))
                     print(row.workers, row.calls[-1], row.cores[-1], file=sys.stderr, flush=True)
     rows = [row for row in rows if row.calls]
-    each_held = "" if asked.share is None else f"Each worker is held to {asked.share:g} of a core. "
     text = (
-        f"# Gateway processes behind one port\n\n{report.machine(facts)}\n{each_held}"
-        f"A 1x64 FP32 MLP at {asked.hosts} hosts, {each * asked.clients} calls in flight from"
+        f"# Gateway processes behind one port\n\n{report.machine(facts)}\n"
+        f"A 1x64 FP32 MLP at {asked.hosts} host(s), {asked.in_flight} calls in flight a worker from"
         f" {asked.clients} clients, front {asked.front}; medians of {asked.rounds} rounds of"
         f" {asked.seconds:g} s.\n\n{table(rows)}"
     )
     data = {"machine": facts, "asked": vars(asked), "rows": [asdict(row) for row in rows]}
-    save("workers" if asked.share is None else "workers-shares", text, data)
+    save("workers", text, data)
 
 
 if __name__ == "__main__":
