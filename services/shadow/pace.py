@@ -4,14 +4,13 @@ import asyncio
 import time
 from typing import Final
 
-# To read a request and to compare its answers is work, too: so much of it; in seconds.
+# To read a request and to compare its answers is work, too: some so much of it; in seconds.
 _BESIDE: Final = 0.0005
-# So much is worked before a rest, in seconds. Ten turns of a millisecond, each with its rest, slow
-# more calls than ten in a row do: each of them wakes processes and meets some call; one of a few
-# milliseconds touches two.
+# So much is worked before a rest, in seconds. A turn of a millisecond meets a call or two wherever
+# it falls, and ten in a row meet fewer than ten apart.
 _AT_ONCE: Final = 0.1
-# After a turn that failed comes no longer rest: what was given up took long, and what fails always
-# shall not take hours to be rejected. In seconds.
+# A turn that failed is rested from so long at most, in seconds: what was given up took long, and
+# one that hangs now and then would spend most of its evaluation's time on that.
 _LONGEST: Final = 20.0
 
 
@@ -31,8 +30,8 @@ class Pace:
         # How much rest comes after a second of work.
         self._rest = 1.0 / share - 1.0
         self._next_start = 0.0
-        # Since the last rest.
-        self._worked = 0.0
+        # Of rest, in seconds: how much is owed, and from how much on it is taken.
+        self._owed, self._enough = 0.0, _AT_ONCE * self._rest
 
     async def begin(self) -> None:
         """Waits for a turn; `end` follows, unless this is cancelled."""
@@ -48,15 +47,11 @@ class Pace:
 
     def end(self, worked: float, *, failed: bool) -> None:
         """Ends a turn that worked so many seconds; a rest may come before the next in its place."""
-        self._worked += worked + _BESIDE
-        rest = 0.0
-        if self._worked >= _AT_ONCE:
-            rest = self._worked * self._rest
-            self._worked = 0.0
-        if failed:
-            rest = min(rest, _LONGEST)
-        if rest:
-            asyncio.get_running_loop().call_later(rest, self._room.release)
+        rest = (worked + _BESIDE) * self._rest
+        self._owed += min(rest, _LONGEST) if failed else rest
+        if self._owed > self._enough:
+            asyncio.get_running_loop().call_later(self._owed, self._room.release)
+            self._owed = 0.0
         else:
             self._room.release()
 

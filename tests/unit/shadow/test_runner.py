@@ -294,9 +294,9 @@ def test_replays_rest_as_long_as_they_are_told(concurrency, share, max_rate, eve
 
 
 def test_short_replays_rest_together():
-    pauses = np.diff(_paced(Timed(0.0195), 12, 0.25))
-    # Five of 20 ms, with what is done beside them, and three times as long a rest.
-    assert pauses == pytest.approx([*[0.0195] * 4, 0.3195, *[0.0195] * 4, 0.3195, 0.0195])
+    pauses = np.diff(_paced(Timed(0.0205), 12, 0.25))
+    # Five of 21 ms, with what is done beside them, and three times as long a rest.
+    assert pauses == pytest.approx([*[0.0205] * 4, 0.3355, *[0.0205] * 4, 0.3355, 0.0205])
 
 
 class Failing(Timed):
@@ -307,11 +307,23 @@ class Failing(Timed):
 
 
 def test_one_that_hangs_is_not_rested_from_for_ever():
-    # 99 times as long would be too long to be told that it does.
+    # 99 times as long, were it no failure.
     assert np.diff(_paced(Failing(1.0), 5, 0.01)) == pytest.approx([21.0] * 4)
 
 
+def test_short_failures_leave_no_rest_owed():
+    # Its one timeout is rested from 20 s; what was owed for others before it is taken, too.
+    class Mixed(Timed):
+        async def ask(self, version, payload, timeout):
+            reply = await super().ask(version, payload, timeout)
+            return replace(reply, seconds=1.0, error="GONE") if int(payload) == 3 else reply
+
+    pauses = np.diff(_paced(Mixed(0.0205), 5, 0.01))
+    assert pauses == pytest.approx([0.0205] * 3 + [0.0205 + 3 * 0.021 * 99 + 20.0])
+
+
 def test_what_cannot_be_asked_is_rested_from_too():
-    # What is done beside it is work: 200 times half a millisecond.
-    began = _paced(Failing(0.0), 402, 0.01)
-    assert [began.count(moment) for moment in sorted(set(began))] == [200, 200, 2]
+    # What is done beside it is work: some 200 times half a millisecond, then 99 times as long.
+    began = _paced(Failing(0.0), 450, 0.01)
+    assert len(set(began)) == 3
+    assert began[-1] == pytest.approx(2 * 200 * 0.0005 * 99, rel=0.01)
