@@ -27,7 +27,7 @@ GROUP = "archive"
 # Few entries at a time: Redis answers nobody else meanwhile, and live calls feel its work.
 _ENTRIES = 8
 # When all is read, the next look comes after this part of the time for which rows may wait, or so
-# many seconds: much in a row costs less than the same in parts, and meets fewer calls.
+# many seconds: it takes as much of a processor as looks each second do, in fewer and longer pieces.
 _PART, _PAUSE = 0.25, 5.0
 _TIDY_EVERY = 600.0
 _BACKOFF = Backoff(first=0.2, factor=2.0, limit=10.0)
