@@ -130,7 +130,7 @@ def killer(registry: Client, version: int) -> Callable[[], None]:
     return kill
 
 
-def ratio(values: list[float], level: float = 0.95) -> str:
+def told(values: list[float], level: float = 0.95) -> str:
     """The geometric mean, with Student's interval of the logarithms' mean."""
     logs = [math.log(value) for value in values]
     mean, at = statistics.fmean(logs), (1 + level) / 2
@@ -168,7 +168,7 @@ class Compared:
 
 def row(scene: str, compared: list[Compared]) -> list[str]:
     """What is told of a scene."""
-    p50, p99 = (ratio([c.ratio(q) for c in compared]) for q in (50.0, 99.0))
+    p50, p99 = (told([c.ratio(q) for c in compared]) for q in (50.0, 99.0))
     base = together(visit for c in compared for visit in (c.before, c.after))
     seen = together(c.seen for c in compared)
     all_, errors = f"{seen / base:.2f}", sum(c.seen.errors for c in compared)
@@ -228,7 +228,7 @@ def main() -> None:
                 print(f"{number + 1}/{given.rounds}, p99:", ", ".join(said), flush=True)
     rows = [row(scene, found[scene]) for scene in scenes]
     head = ["scene", "p50 ratio", "p99 ratio", "of all calls", "without", "with", "failed calls"]
-    told = (
+    how = (
         f"{given.rounds} rounds at {given.rate:g} calls a second (a 1x64 MLP): of {given.seconds} s"
         f" a scene ({_LONG} where one hangs or crashes), in an order\ndrawn by chance, with"
         f" {given.seconds // 2} s of nothing before and after each. Ratios of the geometric means"
@@ -237,7 +237,7 @@ def main() -> None:
         " processor.\n\n"
     )
     title = "# What recording and shadowing cost served calls\n\n"
-    text = title + report.machine(facts) + "\n" + told + report.table(head, rows)
+    text = title + report.machine(facts) + "\n" + how + report.table(head, rows)
     if given.only:
         print(text)
         return
