@@ -37,7 +37,7 @@ class Order:
         seconds: How long.
         rate: Calls a second that are begun whatever becomes of those before them, their time
             counted from when they were due; 0 for a closed loop.
-        keep: The time of each call is told, too.
+        keep: When each call was due and how long it took is told, too.
     """
 
     address: str
@@ -55,6 +55,7 @@ class Sample:
     Attributes:
         cpu: Processor time a call, by process.
         times: Of each call that was answered, where they are kept.
+        dues: When each of these was due, in seconds of `time.perf_counter`.
     """
 
     calls: int
@@ -65,10 +66,16 @@ class Sample:
     first_error: str = ""
     cpu: dict[str, float] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
+    dues: list[float] = field(default_factory=list)
 
 
-def sample_of(times: list[float], errors: list[str], elapsed: float, order: Order) -> Sample:
-    """What became of calls, whose times are in seconds here."""
+# A call that was answered: when it was due, and how long it took, in seconds.
+Took = tuple[float, float]
+
+
+def sample_of(calls: list[Took], errors: list[str], elapsed: float, order: Order) -> Sample:
+    """What became of calls."""
+    times = [took for _, took in calls]
     p50, p99 = np.percentile(times, (50, 99)) * 1e6 if times else (0.0, 0.0)
     return Sample(
         calls=len(times),
@@ -78,12 +85,13 @@ def sample_of(times: list[float], errors: list[str], elapsed: float, order: Orde
         throughput=round(len(times) / elapsed, 1),
         first_error=errors[0] if errors else "",
         times=[round(1e6 * time, 1) for time in times] if order.keep else [],
+        dues=[due for due, _ in calls] if order.keep else [],
     )
 
 
 async def closed_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sample:
     """Calls again as soon as an answer is there."""
-    times: list[float] = []
+    calls: list[Took] = []
     errors: list[str] = []
     began = time.perf_counter()
     end = began + order.seconds
@@ -95,10 +103,10 @@ async def closed_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sam
             except grpc.aio.AioRpcError as error:
                 errors.append(f"{error.code().name}: {error.details()}")
             else:
-                times.append(time.perf_counter() - start)
+                calls.append((start, time.perf_counter() - start))
 
     await asyncio.gather(*(caller() for _ in range(order.in_flight)))
-    return sample_of(times, errors, time.perf_counter() - began, order)
+    return sample_of(calls, errors, time.perf_counter() - began, order)
 
 
 async def due(rate: float, seconds: float) -> AsyncIterator[float]:
@@ -112,7 +120,7 @@ async def due(rate: float, seconds: float) -> AsyncIterator[float]:
 
 async def open_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sample:
     """Calls at a rate; who is late has waited."""
-    times: list[float] = []
+    calls: list[Took] = []
     errors: list[str] = []
     began = time.perf_counter()
 
@@ -122,12 +130,12 @@ async def open_loop(one: Callable[[], Awaitable[object]], order: Order) -> Sampl
         except grpc.aio.AioRpcError as error:
             errors.append(f"{error.code().name}: {error.details()}")
         else:
-            times.append(time.perf_counter() - moment)
+            calls.append((moment, time.perf_counter() - moment))
 
-    async with asyncio.TaskGroup() as calls:
+    async with asyncio.TaskGroup() as under_way:
         async for moment in due(order.rate, order.seconds):
-            calls.create_task(call(moment))
-    return sample_of(times, errors, time.perf_counter() - began, order)
+            under_way.create_task(call(moment))
+    return sample_of(calls, errors, time.perf_counter() - began, order)
 
 
 def in_process(order: Order) -> Sample:
