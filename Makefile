@@ -79,7 +79,7 @@ bench-embedded: .venv/stamp ## One process beside onnxruntime called directly (5
 bench-peers: .venv/stamp ## Fetches the peers that `bench` compares with, each into its own environment
 	@$(BIN)/python -m benchmarks.peers.install $(ARGS)
 
-bench-shadow: .venv/stamp ## How often verdicts are wrong, records a second, what shadows cost served calls (two hours)
+bench-shadow: .venv/stamp ## How often verdicts are wrong, records a second, what shadows cost served calls (an hour and a half)
 	@$(BIN)/python -m benchmarks.verdicts
 	@$(BIN)/python -m benchmarks.records
 	@$(BIN)/python -m benchmarks.recorded

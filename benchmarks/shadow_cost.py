@@ -4,6 +4,8 @@ Calls at a rate that leaves the machine half idle. A scene is set up once, and t
 blocks of a few seconds: in one it works, in the other nothing is recorded and every process of it
 is stopped, so that both meet the same machine. All that a scene has to do, it does while it is
 looked at: it is stopped whenever it is not, and what was recorded in between is worked off then.
+Rests go by the clock and pass meanwhile, so it works more of the time than it would in use: what is
+seen is rather too much than too little.
 
 A ratio is that of a percentile of all calls of the one kind of block to that of the other, with a
 95 % interval from a bootstrap over pairs (Efron and Tibshirani, An Introduction to the Bootstrap,
@@ -101,7 +103,7 @@ def behind(served: Yard) -> list[psutil.Process]:
     return list(found.values())
 
 
-def told(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+def send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
     """Sends them a signal; one may be over by now."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -144,7 +146,7 @@ def shadowed(
     try:
         yield Scene(on, off, lambda: behind(served), begun)
     finally:
-        told(behind(served), signal.SIGCONT)
+        send(behind(served), signal.SIGCONT)
         served.client.stop_evaluation(name)
 
 
@@ -191,17 +193,17 @@ def see(scene: Scene, client: LoadClient, order: Order, served: Yard, pairs: int
 
     @contextmanager
     def works() -> Iterator[None]:
-        told(scene.processes(), signal.SIGCONT)
+        send(scene.processes(), signal.SIGCONT)
         scene.begun()
         try:
             yield
         finally:
-            told(scene.processes(), signal.SIGSTOP)
+            send(scene.processes(), signal.SIGSTOP)
 
     rng = random.Random(1)
     served.client.replace_route(MODEL, scene.on)
     client.measure(replace(order, seconds=_BEGIN))
-    told(scene.processes(), signal.SIGSTOP)
+    send(scene.processes(), signal.SIGSTOP)
     try:
         for _ in range(pairs):
             blocks: dict[bool, Block] = {}
@@ -210,7 +212,7 @@ def see(scene: Scene, client: LoadClient, order: Order, served: Yard, pairs: int
                 blocks[on] = look(client, order, works() if on else nullcontext())
             yield blocks[True], blocks[False]
     finally:
-        told(scene.processes(), signal.SIGCONT)
+        send(scene.processes(), signal.SIGCONT)
 
 
 def clear(block: Block) -> npt.NDArray[np.float64]:
@@ -266,10 +268,15 @@ def row(title: str, pairs: Sequence[Pair]) -> list[str]:
 def main() -> None:
     """Measures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=100, help="of each scene")
+    parser.add_argument("--pairs", type=int, default=40, help="of each scene")
     parser.add_argument("--rate", type=float, default=400.0)
     parser.add_argument("--only", nargs="*", default=[], help="scenes; nothing is kept then")
     given = parser.parse_args()
+    try:
+        with stalls.watch():
+            pass
+    except PermissionError as error:
+        parser.error(f"{error}: it needs CAP_SYS_NICE")
     facts = machine.describe()
     found: dict[str, list[Pair]] = {}
     with tempfile.TemporaryDirectory() as held, load_client() as client:
