@@ -235,10 +235,23 @@ def ratio(pairs: Sequence[Pair], q: float, of: Of) -> float:
 
 def with_interval(pairs: Sequence[Pair], q: float, of: Of) -> tuple[float, float, float]:
     """A ratio, and the two ends of its interval."""
-    rng = random.Random(1)
-    drawn = [ratio(rng.choices(pairs, k=len(pairs)), q, of) for _ in range(_RESAMPLED)]
-    lower, upper = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    rng = np.random.default_rng(1)
+    whole = len(pairs)
+    counts = rng.multinomial(whole, np.full(whole, 1 / whole), _RESAMPLED)
+    on, off = (_drawn([of(b) for b in blocks], counts, q) for blocks in zip(*pairs, strict=True))
+    lower, upper = np.quantile(on / off, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return ratio(pairs, q, of), float(lower), float(upper)
+
+
+def _drawn(
+    blocks: Sequence[npt.NDArray[np.float64]], counts: npt.NDArray[np.int64], q: float
+) -> npt.NDArray[np.float64]:
+    """The percentile of all calls, with each block as often as each resample has it."""
+    values = np.concatenate(blocks)
+    order = np.argsort(values)
+    block = np.repeat(np.arange(len(blocks)), [len(b) for b in blocks])[order]
+    below = (np.cumsum(drawn[block]) for drawn in counts)
+    return values[order][[np.searchsorted(c, q / 100 * c[-1]) for c in below]]
 
 
 def row(title: str, pairs: Sequence[Pair]) -> list[str]:
