@@ -4,7 +4,10 @@ Calls of one model, at a rate. Pairs of blocks of a few seconds: in one every ca
 the other none, in an order drawn by chance, so that both meet the same machine. A block's figure is
 the geometric mean of those of its seconds; a ratio is the geometric mean over pairs, with twice its
 standard error, and beside it the ratio over all calls together. `--nothing` records in neither:
-what the machine itself does to such a ratio. Results go to benchmarks/results/recorded.{md,json}.
+what the machine itself does to such a ratio. The archive looks at the log less often than blocks
+change, and works in both kinds: what is seen is the gateway's part and the recorder's;
+`benchmarks.shadow_cost` sees the archive's, too. Results go to
+benchmarks/results/recorded.{md,json}.
 """
 
 import argparse
