@@ -52,8 +52,13 @@ _LOOK, _SETTLE, _BEGIN = 3.0, 0.3, 5.0
 # What a stall held up is worked off after it, in seconds.
 _CATCH_UP = 0.001
 _RESAMPLED, _LEVEL = 2_000, 0.95
-# A host that is stopped for as long as a block takes must not be believed lost.
+# The registry believes a report of hosts for ten seconds, and two blocks without may follow.
 assert 2 * (_LOOK + _SETTLE) < 10.0
+_OFF = "deadline: 29s"
+HEAD = (
+    *("scene", "p50 ratio", "p99 ratio", "without", "with", "p99 ratio of all calls"),
+    *("left out without", "with", "failed calls"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +116,9 @@ def send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
 
 
 @contextmanager
-def nothing(served: Yard) -> Iterator[Scene]:
-    """Nothing is recorded: what works is idle."""
-    plain = parse("deadline: 29s")
-    yield Scene(plain, plain, lambda: behind(served))
-
-
-@contextmanager
-def recorded(served: Yard) -> Iterator[Scene]:
-    """Every call is recorded and archived."""
-    on = parse("{deadline: 29s, tap: {sample: 1.0}}")
-    yield Scene(on, parse("deadline: 29s"), lambda: behind(served))
+def routed(served: Yard, on: str) -> Iterator[Scene]:
+    """A route, while nothing is evaluated."""
+    yield Scene(parse(on), parse(_OFF), lambda: behind(served))
 
 
 @contextmanager
@@ -129,7 +126,7 @@ def shadowed(
     served: Yard, version: int, begun: Callable[[], object] = lambda: None
 ) -> Iterator[Scene]:
     """Every call is recorded, and offered to a candidate; one in five to the baseline, too."""
-    served.client.replace_route(MODEL, parse("deadline: 29s"))
+    served.client.replace_route(MODEL, parse(_OFF))
     plan = evaluation_pb2.Plan(sample=1.0, gates=[gate("errors=1")], canary=True)
     name = served.client.start_evaluation(MODEL, [version], plan=plan).name
     running = evaluation_pb2.Evaluation.STATE_RUNNING
@@ -146,7 +143,6 @@ def shadowed(
     try:
         yield Scene(on, off, lambda: behind(served), begun)
     finally:
-        send(behind(served), signal.SIGCONT)
         served.client.stop_evaluation(name)
 
 
@@ -154,7 +150,7 @@ def shadowed(
 def spinning() -> Iterator[Scene]:
     """A process in the background never rests."""
     code = "from modelyard import background; background.enter()\nwhile True: pass"
-    plain = parse("deadline: 29s")
+    plain = parse(_OFF)
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         try:
             yield Scene(plain, plain, lambda: [psutil.Process(process.pid)])
@@ -292,6 +288,7 @@ def main() -> None:
         parser.error(f"{error}: it needs CAP_SYS_NICE")
     facts = machine.describe()
     found: dict[str, list[Pair]] = {}
+    rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as held, load_client() as client:
         folder = Path(held)
         with yard(folder) as served, Client(f"unix:{served.layout.registry_socket}") as registry:
@@ -308,8 +305,10 @@ def main() -> None:
             request.write_bytes(models.request(MODEL, (1, models.WIDTH)))
             order = Order(served.address, str(request), 1, _LOOK, given.rate, keep=True)
             scenes: dict[str, Callable[[], AbstractContextManager[Scene]]] = {
-                "nothing": lambda: nothing(served),
-                "every call recorded": lambda: recorded(served),
+                "nothing": lambda: routed(served, _OFF),
+                "every call recorded": lambda: routed(
+                    served, "{deadline: 29s, tap: {sample: 1.0}}"
+                ),
                 "shadow of an equal candidate": lambda: shadowed(served, equal),
                 "shadow of one that is 50 times slower": lambda: shadowed(served, slow),
                 "shadow of one that hangs": lambda: shadowed(served, hangs),
@@ -323,8 +322,10 @@ def main() -> None:
             for title in given.only or scenes:
                 with scenes[title]() as scene:
                     pairs = found[title] = list(see(scene, client, order, served, given.pairs))
-                print(report.table(HEAD, [row(title, pairs)]), flush=True)
-    rows = [row(title, pairs) for title, pairs in found.items()]
+                rows.append(row(title, pairs))
+                print(report.table(HEAD, rows[-1:]), flush=True)
+    if given.only:
+        return
     how = (
         f"{given.pairs} pairs of blocks of {_LOOK:g} s at {given.rate:g} calls a second (a 1x64"
         " MLP): in one the scene works, in the other\nit is stopped. Ratios of the percentiles of"
@@ -334,8 +335,6 @@ def main() -> None:
     )
     title = "# What recording and shadowing cost served calls\n\n"
     text = title + report.machine(facts) + "\n" + how + report.table(HEAD, rows)
-    if given.only:
-        return
     data = {
         title: {
             f"p{q:g} {of.__name__}": [round(each, 4) for each in with_interval(pairs, q, of)]
@@ -345,10 +344,6 @@ def main() -> None:
         for title, pairs in found.items()
     }
     save("shadow-cost", text, {"machine": facts, "scenes": data})
-
-
-HEAD = ["scene", "p50 ratio", "p99 ratio", "without", "with", "p99 ratio of all calls"]
-HEAD += ["left out without", "with", "failed calls"]
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 _EVERY = 0.001
@@ -73,18 +74,12 @@ def watch() -> Iterator[Watched]:
                 raise PermissionError("no real-time priority for whom watches the machine")
         yield watched
     finally:
-        seen: list[Stall] = []
-        for watcher in watchers:
-            told, _ = watcher.communicate()
-            with suppress(ValueError):
-                seen += [(began, ended) for began, ended in json.loads(told)]
-        watched.stalls = joined(seen)
+        told = [watcher.communicate()[0] for watcher in watchers]
+    watched.stalls = joined([(began, ended) for seen in told for began, ended in json.loads(seen)])
 
 
 def main() -> None:
     """Watches one processor until standard input ends."""
-    import threading
-
     os.sched_setaffinity(0, {int(sys.argv[1])})
     over = threading.Event()
 
@@ -99,6 +94,7 @@ def main() -> None:
     stalls: list[Stall] = []
     while not over.is_set():
         due = time.perf_counter() + _EVERY
+        # How late this returns is what is measured.
         time.sleep(_EVERY)
         if (now := time.perf_counter()) - due > _LATE:
             stalls.append((due, now))

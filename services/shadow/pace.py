@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Final
 
-# To read a request and to compare its answers is work, too: some so much of it; in seconds.
+# To read a request and to compare its answers is work, too: about so much, in seconds.
 _BESIDE: Final = 0.0005
 # So much is worked before a rest, in seconds. A turn of a millisecond meets a call or two wherever
 # it falls, and ten in a row meet fewer than ten apart.

@@ -311,7 +311,7 @@ def test_one_that_hangs_is_not_rested_from_for_ever():
     assert np.diff(_paced(Failing(1.0), 5, 0.01)) == pytest.approx([21.0] * 4)
 
 
-def test_short_failures_leave_no_rest_owed():
+def test_a_failure_cuts_no_rest_that_is_owed_for_others():
     # Its one timeout is rested from 20 s; what was owed for others before it is taken, too.
     class Mixed(Timed):
         async def ask(self, version, payload, timeout):
