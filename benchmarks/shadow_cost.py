@@ -226,7 +226,8 @@ def ratio(pairs: Sequence[Pair], q: float, of: Of) -> float:
     on, off = (
         np.concatenate([of(block) for block in blocks]) for blocks in zip(*pairs, strict=True)
     )
-    return float(np.percentile(on, q) / np.percentile(off, q))
+    on_q, off_q = (np.percentile(times, q, method="inverted_cdf") for times in (on, off))
+    return float(on_q / off_q)
 
 
 def with_interval(pairs: Sequence[Pair], q: float, of: Of) -> tuple[float, float, float]:
