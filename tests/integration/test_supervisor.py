@@ -29,6 +29,10 @@ def scale(factor):
     return graphs.scale(factor).SerializeToString()
 
 
+# A failed host is one until it starts again; where all processors are busy, a look comes late.
+_SEEN_FAILED = ("--retry-first", "4")
+
+
 def golden(factor):
     file = io.BytesIO()
     np.savez(file, **{"in.x": X, "out.y": X * np.float32(factor)})
@@ -123,7 +127,7 @@ def test_the_new_version_serves_before_the_old_one_goes(supervisor, registry):
 def test_a_killed_host_comes_back(supervisor, registry):
     number = registry.register("killed", scale(2.0))
     registry.label("killed", "live", number, immediate=True)
-    with supervisor("killed"):
+    with supervisor("killed", *_SEEN_FAILED):
         (host,) = registry.wait_serving("killed", number)
         os.kill(host.pid, signal.SIGKILL)
         failed = wait_until(lambda: registry.in_state("FAILED", "killed"))[0]
@@ -137,7 +141,7 @@ def test_a_killed_host_comes_back(supervisor, registry):
 def test_a_hung_host_is_replaced(supervisor, registry):
     number = registry.register("hung", scale(2.0))
     registry.label("hung", "live", number, immediate=True)
-    with supervisor("hung", "--check-timeout", "0.5", "--check-every", "0.2"):
+    with supervisor("hung", "--check-timeout", "0.5", "--check-every", "0.2", *_SEEN_FAILED):
         (host,) = registry.wait_serving("hung", number)
         os.kill(host.pid, signal.SIGSTOP)
         failed = wait_until(lambda: registry.in_state("FAILED", "hung"))[0]
