@@ -130,7 +130,7 @@ def test_a_killed_host_comes_back(supervisor, registry):
     with supervisor("killed", *_SEEN_FAILED):
         (host,) = registry.wait_serving("killed", number)
         os.kill(host.pid, signal.SIGKILL)
-        failed = wait_until(lambda: registry.in_state("FAILED", "killed"))[0]
+        (failed,) = registry.wait_failed("killed")
         assert failed.id == host.id and failed.reason == "killed by SIGKILL"
         (again,) = registry.wait_serving("killed", number)
         assert (again.id, again.restarts) == (host.id, 1)
@@ -144,7 +144,7 @@ def test_a_hung_host_is_replaced(supervisor, registry):
     with supervisor("hung", "--check-timeout", "0.5", "--check-every", "0.2", *_SEEN_FAILED):
         (host,) = registry.wait_serving("hung", number)
         os.kill(host.pid, signal.SIGSTOP)
-        failed = wait_until(lambda: registry.in_state("FAILED", "hung"))[0]
+        (failed,) = registry.wait_failed("hung")
         assert "hung: missed 3 health checks" in failed.reason
         (again,) = registry.wait_serving("hung", number)
         assert again.restarts == 1

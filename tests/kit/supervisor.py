@@ -202,6 +202,10 @@ class Registry:
         number = host_pb2.Host.State.Value(f"STATE_{state}")
         return [host for host in self.hosts(model, version) if host.state == number]
 
+    def wait_failed(self, model: str) -> list[host_pb2.Host]:
+        """Waits until hosts of a model are failed ones, and gives them."""
+        return wait_until(lambda: self.in_state("FAILED", model), what=lambda: self.hosts(model))
+
     def wait_serving(self, model: str, version: int, count: int = 1) -> list[host_pb2.Host]:
         """Waits until so many hosts of a version serve, and gives them."""
         return (
