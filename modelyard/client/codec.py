@@ -17,7 +17,8 @@ from modelyard.errors import InvalidTensor
 
 Array: TypeAlias = NDArray[Any]
 
-_NUMPY: dict[str, np.dtype[Any]] = {
+# Those of a fixed size.
+DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("u1"),
     "UINT16": np.dtype("<u2"),
@@ -31,10 +32,10 @@ _NUMPY: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-_DATATYPE = {dtype: datatype for datatype, dtype in _NUMPY.items()}
+_DATATYPE = {dtype: datatype for datatype, dtype in DTYPES.items()}
 _LENGTH = struct.Struct("<I")
 
-DATATYPES = (*_NUMPY, "BF16", "BYTES")
+DATATYPES = (*DTYPES, "BF16", "BYTES")
 
 
 def datatype_of(array: Array) -> str:
@@ -65,7 +66,7 @@ def cast(values: ArrayLike, datatype: str) -> Array:
             return np.asarray(values, dtype=object)
         if datatype == "BF16":
             return np.asarray(values, dtype=_bfloat16() or np.float32)
-        return np.asarray(values, dtype=_NUMPY[datatype])
+        return np.asarray(values, dtype=DTYPES[datatype])
     except KeyError:
         raise InvalidTensor(f"there is no datatype {datatype!r}") from None
     except (TypeError, ValueError, OverflowError) as error:
@@ -79,7 +80,7 @@ def encode(array: Array) -> bytes:
         return _encode_bytes(array)
     if datatype == "BF16":
         return np.ascontiguousarray(array).view(np.uint16).astype("<u2", copy=False).tobytes()
-    return array.astype(_NUMPY[datatype], order="C", copy=False).tobytes()
+    return array.astype(DTYPES[datatype], order="C", copy=False).tobytes()
 
 
 def decode(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
@@ -92,8 +93,8 @@ def decode(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
     """
     count = math.prod(shape)
     if datatype == "BYTES":
-        return _decode_bytes(raw, count).reshape(shape)
-    dtype = np.dtype("<u2") if datatype == "BF16" else _NUMPY.get(datatype)
+        return _shaped(_decode_bytes(raw, count), shape)
+    dtype = np.dtype("<u2") if datatype == "BF16" else DTYPES.get(datatype)
     if dtype is None:
         raise InvalidTensor(f"there is no datatype {datatype!r}")
     if len(raw) != count * dtype.itemsize:
@@ -101,7 +102,7 @@ def decode(datatype: str, shape: Sequence[int], raw: bytes) -> Array:
             f"{datatype} of shape {list(shape)} takes {count * dtype.itemsize} bytes,"
             f" not {len(raw)}"
         )
-    array = np.frombuffer(raw, dtype).reshape(shape)
+    array = _shaped(np.frombuffer(raw, dtype), shape)
     return _from_bfloat16(array) if datatype == "BF16" else array
 
 
@@ -111,8 +112,16 @@ def decode_typed(datatype: str, shape: Sequence[int], elements: Iterable[Any]) -
     if len(values) != math.prod(shape):
         raise InvalidTensor(f"{len(values)} elements do not fill the shape {list(shape)}")
     if datatype == "BYTES":
-        return _objects(values).reshape(shape)
-    return cast(values, datatype).reshape(shape)
+        return _shaped(_objects(values), shape)
+    return _shaped(cast(values, datatype), shape)
+
+
+def _shaped(array: Array, shape: Sequence[int]) -> Array:
+    try:
+        return array.reshape(shape)
+    except ValueError:
+        # Negative dimensions, whose product may be the number of elements.
+        raise InvalidTensor(f"{list(shape)} is no shape") from None
 
 
 def _encode_bytes(array: Array) -> bytes:

@@ -102,6 +102,9 @@ def test_a_type_that_the_protocol_lacks() -> None:
         ("BYTES", (1,), b"\1\0", "ends within a length"),
         ("BYTES", (1,), b"\2\0\0\0a", "ends within an element"),
         ("BYTES", (2,), b"\1\0\0\0a", "holds 1 elements, not 2"),
+        ("FP32", (-2, -1), b"12345678", r"\[-2, -1\] is no shape"),
+        ("FP32", (0, -1), b"", r"\[0, -1\] is no shape"),
+        ("BYTES", (-1, -1), b"\1\0\0\0a", r"\[-1, -1\] is no shape"),
     ],
 )
 def test_what_does_not_decode(datatype: str, shape: tuple[int, ...], raw: bytes, text: str) -> None:
