@@ -83,7 +83,8 @@ class _Process:
                 # Whatever cannot be made fit to be stored must not be stored.
                 self._queue.done(facts.size, dropped=1)
                 _log.warning("a call is not recorded", error=type(error).__name__)
-            await asyncio.sleep(0)
+        # What came meanwhile has its turn: a frame that is there already is read without one.
+        await asyncio.sleep(0)
 
     async def _write(self, shipper: Shipper, number: int, model: str, event: bytes) -> None:
         try:

@@ -8,7 +8,7 @@ it. Both ends are of one installation and one interpreter, and nobody else holds
 import asyncio
 import marshal
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from gateway.recorder.facts import Facts
@@ -45,7 +45,7 @@ async def read(reader: asyncio.StreamReader) -> tuple[str, Any] | None:
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
     if kind == CALLS:
-        value = [Facts(*row[:-2], *(_whole(held, beside) for held in row[-2:])) for row in value]
+        value = [Facts(*row) for row in (_whole(value, beside) if beside else value)]
     return kind, value
 
 
@@ -62,5 +62,7 @@ def _place(payload: bytes, beside: list[bytes]) -> bytes | int:
     return len(beside) - 1
 
 
-def _whole(held: bytes | int, beside: Sequence[bytes]) -> bytes:
-    return beside[held] if isinstance(held, int) else held
+def _whole(rows: Iterable[Sequence[Any]], beside: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+    for row in rows:
+        payloads = (beside[held] if isinstance(held, int) else held for held in row[-2:])
+        yield (*row[:-2], *payloads)
