@@ -31,6 +31,7 @@ from modelyard.catalog import Catalog, Route, Tensor
 from modelyard.catalog.model import frozen
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh
+from modelyard.events.streams import decoded
 from modelyard.events.writer import Bounds, Writer
 from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.names import VersionName
@@ -88,7 +89,7 @@ async def evaluated(redis: Any, count: int) -> tuple[float, float]:
     while progress.taken < count:
         most = max(most, psutil.Process().memory_info().rss / 2**20)
         for entry in await reader.read(8):
-            for event in fresh(progress, entry):
+            for event in decoded(fresh(progress, entry)):
                 request = await request_of(event, None)
                 assert request is not None
                 reply = Reply(0.001, request.outputs, raw=request.response)

@@ -75,6 +75,18 @@ FEEDBACK_SCHEMA = pa.schema(
     ]
 )
 SCHEMAS = {CALLS: CALLS_SCHEMA, FEEDBACK: FEEDBACK_SCHEMA}
+# The columns of Parquet whose values recur; to look for such in payloads and ids only takes time.
+RECURRING = (
+    *("tenant", "selector", "schema", "digest", "attempt", "host", "error", "message"),
+    "metadata.key_value.key",
+    *(f"attempts.list.element.{f.name}" for f in ATTEMPT if f.type == pa.string()),
+    *(
+        f"{side}.list.element.{name}"
+        for side in ("inputs", "outputs")
+        for name in ("name", "datatype")
+    ),
+    "output",
+)
 
 
 def file_id(position: str) -> str:

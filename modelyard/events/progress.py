@@ -32,30 +32,34 @@ class Progress:
     duplicates: int = 0
     lost: int = 0
 
-    def take(self, position: str, writer: str, number: int) -> bool:
-        """Takes an event in.
+    def take(self, position: str, writer: str, first: int, count: int) -> int:
+        """Takes an entry in.
 
         Args:
-            position: The entry that holds it.
-            writer: Who wrote it.
-            number: The how-manieth of theirs it is.
+            position: The entry's.
+            writer: Who wrote its events.
+            first: The number of the first of them.
+            count: How many there are.
 
         Returns:
-            False for a copy of one that was taken in before.
+            How many of them, from the first one on, are copies of such as were taken in before.
         """
         self.position = position
+        if not count:
+            return 0
         last = self.writers.pop(writer, None)
-        if last is not None and number <= last:
-            self.writers[writer] = last
-            self.duplicates += 1
-            return False
-        # Of a writer that is new here nobody knows what it wrote before this reader began.
-        self.lost += 0 if last is None else number - last - 1
-        self.writers[writer] = number
+        copies, end = 0, first + count - 1
+        if last is not None:
+            # Of a writer that is new here nobody knows what it wrote before this reader began.
+            copies = min(max(last - first + 1, 0), count)
+            self.lost += max(first - last - 1, 0)
+            end = max(last, end)
+        self.writers[writer] = end
         if len(self.writers) > MOST_WRITERS:
             del self.writers[next(iter(self.writers))]
-        self.taken += 1
-        return True
+        self.duplicates += copies
+        self.taken += count - copies
+        return copies
 
     def copy(self) -> "Progress":
         """A copy that stays as it is."""

@@ -6,13 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError, ResponseError
 
 from modelyard.errors import StoreUnavailable
 from modelyard.events.progress import Progress
-from modelyard.events.streams import MODELS, entry_of, make_id, number_of, stream_key
-from modelyard.events.v1 import event_pb2
+from modelyard.events.streams import MODELS, Numbered, entry_of, make_id, stream_key
 
 # A group has one reader at a time; the next one goes on in its name.
 _CONSUMER = "reader"
@@ -25,12 +23,16 @@ class Entry:
 
     Attributes:
         position: Its id; greater than those before it.
-        events: What it holds.
-        spoilt: The bytes of those that are no events.
+        events: What it holds, serialized.
+        writer: Who wrote them.
+        first: The number of the first of them.
+        spoilt: The bytes of what is no entry.
     """
 
     position: str
-    events: tuple[event_pb2.Event, ...]
+    events: tuple[bytes, ...] = ()
+    writer: str = ""
+    first: int = 0
     spoilt: tuple[bytes, ...] = ()
 
 
@@ -156,7 +158,7 @@ class Reader:
             self._position = at
             self._given.append(at)
             # Cut off while nobody had read it: the gap in the numbers will tell.
-            entries.append(_entry(at, fields) if fields else Entry(at, ()))
+            entries.append(_entry(at, fields) if fields else Entry(at))
         return entries
 
     @contextmanager
@@ -176,28 +178,21 @@ async def models(redis: Any) -> set[str]:
         raise StoreUnavailable(f"the event log does not answer: {error}") from error
 
 
-def fresh(progress: Progress, entry: Entry) -> list[event_pb2.Event]:
+def fresh(progress: Progress, entry: Entry) -> list[Numbered]:
     """The events of an entry that were not taken in before; takes them in."""
-    progress.position = entry.position
-    return [e for e in entry.events if progress.take(entry.position, *number_of(e))]
+    copies = progress.take(entry.position, entry.writer, entry.first, len(entry.events))
+    return [
+        Numbered(make_id(entry.writer, entry.first + index), entry.events[index])
+        for index in range(copies, len(entry.events))
+    ]
 
 
 def _entry(position: str, fields: dict[bytes, bytes]) -> Entry:
-    events: list[event_pb2.Event] = []
-    spoilt: list[bytes] = []
     try:
         entry = entry_of(fields)
     except ValueError:
-        return Entry(position, (), tuple(fields.values()))
-    for number, data in enumerate(entry.events, entry.first):
-        try:
-            event = event_pb2.Event.FromString(data)
-        except DecodeError:
-            spoilt.append(data)
-        else:
-            event.id = make_id(entry.writer, number)
-            events.append(event)
-    return Entry(position, tuple(events), tuple(spoilt))
+        return Entry(position, spoilt=tuple(fields.values()))
+    return Entry(position, tuple(entry.events), entry.writer, entry.first)
 
 
 def _order(position: str) -> tuple[int, int]:

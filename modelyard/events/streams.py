@@ -4,7 +4,8 @@ An entry holds the events of one write, in one field: a hundred events cost Redi
 clients, little more than one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -13,6 +14,18 @@ from modelyard.events.v1 import event_pb2
 # The models that have a stream.
 MODELS = "modelyard:events"
 _FIELD = b"events"
+
+
+class Numbered(NamedTuple):
+    """An event as it lies in the log.
+
+    Attributes:
+        id: Its id.
+        data: It, serialized; or anything else that someone wrote.
+    """
+
+    id: str
+    data: bytes
 
 
 def stream_key(model: str) -> str:
@@ -45,9 +58,14 @@ def make_id(writer: str, number: int) -> str:
     return f"{writer}-{number}"
 
 
-def number_of(event: event_pb2.Event) -> tuple[str, int]:
-    """Who wrote an event, and the how-manieth of theirs it is; raises ValueError for neither."""
-    writer, _, number = event.id.rpartition("-")
-    if not writer:
-        raise ValueError(f"event id {event.id!r} is not WRITER-NUMBER")
-    return writer, int(number)
+def decoded(events: Iterable[Numbered]) -> list[event_pb2.Event]:
+    """Events, each with its id; those that are none are passed over."""
+    found: list[event_pb2.Event] = []
+    for number, data in events:
+        try:
+            event = event_pb2.Event.FromString(data)
+        except DecodeError:
+            continue
+        event.id = number
+        found.append(event)
+    return found

@@ -4,14 +4,16 @@ import asyncio
 import random
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 import structlog
 
-from modelyard.archive.rows import call_row, day_of, feedback_rows
+from modelyard.archive import tables
 from modelyard.archive.schema import CALLS, FEEDBACK, SCHEMAS
 from modelyard.backoff import Backoff
 from modelyard.errors import BlobNotFound, StoreUnavailable
@@ -94,7 +96,8 @@ class Collector:
         self._payloads = payloads
         self._flush = flush
         self._retention = retention
-        self._rows: defaultdict[Partition, list[dict[str, Any]]] = defaultdict(list)
+        self._calls: defaultdict[str, list[pa.RecordBatch]] = defaultdict(list)
+        self._feedback: defaultdict[str, list[event_pb2.Event]] = defaultdict(list)
         self._size = 0
         self._since: float | None = None
         self._tidied_at = 0.0
@@ -130,8 +133,8 @@ class Collector:
         while True:
             ending = self._ending.is_set()
             entries = await reader.read(_ENTRIES)
-            for entry in entries:
-                await self._take(entry)
+            if entries:
+                await self._take(entries)
             if self._is_due() or (ending and not entries):
                 await self._write()
                 if self.progress.position:
@@ -146,33 +149,48 @@ class Collector:
                     async with asyncio.timeout(self._pause):
                         await self._ending.wait()
 
-    async def _take(self, entry: Entry) -> None:
-        if entry.spoilt:
-            self.counts.spoilt += len(entry.spoilt)
-            await asyncio.to_thread(self._partitions.set_aside, entry.position, entry.spoilt)
-        for event in fresh(self.progress, entry):
-            day = day_of(event)
-            if event.HasField("feedback"):
-                self._rows[(FEEDBACK, day)] += feedback_rows(event)
-            else:
-                request = await self._bytes(event.call.request)
-                response = await self._bytes(event.call.response)
-                self._rows[(CALLS, day)].append(call_row(event, request, response))
-                self._size += len(request or b"") + len(response or b"")
+    async def _take(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            await self._set_aside(entry, entry.spoilt)
+        found = [(entry, fresh(self.progress, entry)) for entry in entries]
+        events = [event for _, new in found for event in new]
+        try:
+            columns = tables.columns_of(events)
+        except ValueError:
+            for entry, new in found:
+                await self._set_aside(entry, [e.data for e in new if not tables.is_event(e)])
+            events = [event for event in events if tables.is_event(event)]
+            columns = tables.columns_of(events)
+        for event in tables.feedback_of(events, columns):
+            self._feedback[tables.day_of(event)].append(event)
+            self.counts.waiting += len(event.feedback.truths)
+        calls = tables.calls_of(columns)
+        for part in tables.PAYLOADS:
+            calls = await self._fetched(calls, part)
+        for day, of_day in tables.by_day(calls):
+            self._calls[day].append(of_day)
+        self.counts.waiting += calls.num_rows
+        self._size += tables.size_of(calls)
         if self._since is None:
             self._since = time.monotonic()
-        self.counts.waiting = sum(map(len, self._rows.values()))
 
-    async def _bytes(self, payload: event_pb2.Payload) -> bytes | None:
-        match payload.WhichOneof("place"):
-            case "inline":
-                return payload.inline
-            case "reference" if self._payloads is not None:
-                try:
-                    return await self._payloads.get(payload)
-                except BlobNotFound:
-                    self.counts.missing += 1
-        return None
+    async def _set_aside(self, entry: Entry, spoilt: Sequence[bytes]) -> None:
+        if spoilt:
+            self.counts.spoilt += len(spoilt)
+            await asyncio.to_thread(self._partitions.set_aside, entry.position, spoilt)
+
+    async def _fetched(self, calls: pa.RecordBatch, part: str) -> pa.RecordBatch:
+        """Calls with the payloads that lie elsewhere, as far as they still do."""
+        payloads = self._payloads
+        if payloads is None or not (lie := tables.references(calls, part)):
+            return calls
+        found: dict[int, bytes] = {}
+        for row, reference in lie.items():
+            try:
+                found[row] = await payloads.get(event_pb2.Payload(reference=reference))
+            except BlobNotFound:
+                self.counts.missing += 1
+        return tables.with_payloads(calls, part, found)
 
     def _is_due(self) -> bool:
         return self._since is not None and (
@@ -184,15 +202,22 @@ class Collector:
     async def _write(self) -> None:
         if self._since is None:
             return
-        rows = sum(map(len, self._rows.values()))
-        self.counts.written += await asyncio.to_thread(
-            self._partitions.write, dict(self._rows), self.progress.copy()
-        )
-        self.counts.rows += rows
+        self.counts.written += await asyncio.to_thread(self._take_in)
+        self.counts.rows += self.counts.waiting
         self._clear()
 
+    def _take_in(self) -> int:
+        """Writes what waits; gives the bytes that were written."""
+        made: dict[Partition, pa.Table] = {}
+        for day, calls in self._calls.items():
+            made[CALLS, day] = tables.calls_table(calls)
+        for day, events in self._feedback.items():
+            made[FEEDBACK, day] = tables.feedback_table(events)
+        return self._partitions.write(made, self.progress)
+
     def _clear(self) -> None:
-        self._rows.clear()
+        self._calls.clear()
+        self._feedback.clear()
         self._size, self._since, self.counts.waiting = 0, None, 0
 
     async def _tidy(self) -> None:

@@ -11,14 +11,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
-from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from modelyard.archive.schema import MERGED, PROGRESS, SCHEMAS, SUFFIX, file_id, standing, stem
+from modelyard.archive.schema import (
+    MERGED,
+    PROGRESS,
+    RECURRING,
+    SCHEMAS,
+    SUFFIX,
+    file_id,
+    standing,
+    stem,
+)
 from modelyard.errors import StoreUnavailable
 from modelyard.events.progress import Progress
 from modelyard.events.v1 import event_pb2
@@ -63,7 +71,7 @@ class Partitions:
                             self._fs.rm(f"{folder}/{name}")
         return progress
 
-    def write(self, rows: Mapping[Partition, Sequence[Mapping[str, Any]]], now: Progress) -> int:
+    def write(self, tables: Mapping[Partition, pa.Table], now: Progress) -> int:
         """Takes rows in, and with them how far the log is.
 
         Returns:
@@ -75,8 +83,8 @@ class Partitions:
         """
         name, written = file_id(now.position), 0
         with _answering():
-            for (table, day), held in sorted(rows.items()):
-                data = _parquet(_table(held, SCHEMAS[table]))
+            for (table, day), rows in sorted(tables.items()):
+                data = _parquet(rows)
                 self._put(f"{self._folder(table, day)}/{name}{SUFFIX}", data)
                 written += len(data)
             self._put(f"{self._progress_folder()}/{name}", now.to_proto().SerializeToString())
@@ -160,15 +168,9 @@ class Partitions:
         os.replace(part, path)
 
 
-def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    # As `pa.Table.from_pylist`, which takes longer.
-    columns = [pa.array([row[field.name] for row in rows], field.type) for field in schema]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
 def _parquet(table: pa.Table) -> bytes:
     out = BytesIO()
-    pq.write_table(table, out, compression="zstd")
+    pq.write_table(table, out, compression="zstd", use_dictionary=list(RECURRING))
     return out.getvalue()
 
 

@@ -12,6 +12,7 @@ from modelyard.backoff import Backoff
 from modelyard.errors import StoreUnavailable
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh
+from modelyard.events.streams import decoded
 from modelyard.events.v1 import event_pb2
 
 _log = structlog.get_logger(__name__)
@@ -53,7 +54,7 @@ class LiveFeed:
             failures = 0
             if not entries:
                 await asyncio.sleep(_IDLE)
-            yield [event for entry in entries for event in fresh(self.progress, entry)]
+            yield [e for entry in entries for e in decoded(fresh(self.progress, entry))]
 
     def state(self) -> dict[str, Any]:
         """See `Feed.state`."""

@@ -20,6 +20,7 @@ from modelyard.catalog.model import frozen
 from modelyard.errors import InvalidArgument, StoreUnavailable
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh
+from modelyard.events.streams import decoded
 from modelyard.events.v1 import event_pb2
 from modelyard.names import VersionName
 from modelyard.redis_client import connect
@@ -68,7 +69,7 @@ async def logged(log):
     found = []
     reader = Reader(redis, "test", "m")
     while entries := await reader.read(100):
-        found += [e for entry in entries for e in fresh(progress, entry)]
+        found += [e for entry in entries for e in decoded(fresh(progress, entry))]
     await redis.aclose()
     return found
 

@@ -22,6 +22,7 @@ from modelyard.events.payloads import Payloads
 from modelyard.events.streams import fields_of, stream_key
 from modelyard.events.v1 import event_pb2
 from modelyard.events.writer import Bounds, Writer
+from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.redis_client import connect
 from services.archive.collector import Collector, Flush
 from services.archive.partitions import Partitions
@@ -159,6 +160,21 @@ async def test_what_is_no_event_is_set_aside_and_stops_nothing(redis, tmp_path):
     assert collector.counts.spoilt == 1
     (kept,) = (tmp_path / "_spoilt" / "model=m").iterdir()
     assert kept.read_bytes() == b"\xff\xffspoilt"
+
+
+async def test_a_request_that_cannot_be_read_stops_nothing(redis, tmp_path):
+    hostile = oip.ModelInferRequest()
+    # Two negative dimensions whose product is the number of its elements.
+    hostile.inputs.add(name="x", datatype="FP32", shape=[-2, -1])
+    hostile.raw_input_contents.append(b"\0" * 8)
+    refused = call(1, error="INVALID_TENSOR")
+    refused.call.request.inline = hostile.SerializeToString()
+    await write(redis, call(0), refused, call(2))
+    await collect(redis, tmp_path)
+    rows = list(Archive(str(tmp_path)).rows(Query("m")))
+    assert [row["request_id"] for row in rows] == ["r-0", "r-1", "r-2"]
+    assert [row["inputs"] is None for row in rows] == [False, True, False]
+    assert rows[1]["request"] == hostile.SerializeToString()
 
 
 async def test_large_payloads_are_fetched_and_gone_ones_counted(redis, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 from modelyard.client.codec import datatype_of, encode
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh
+from modelyard.events.streams import decoded
 from modelyard.events.v1 import event_pb2
 from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.redis_client import connect
@@ -94,6 +95,6 @@ async def logged(yard, group, model="m"):
     found = []
     while entries := await reader.read(100):
         for entry in entries:
-            found += fresh(progress, entry)
+            found += decoded(fresh(progress, entry))
     await redis.aclose()
     return found

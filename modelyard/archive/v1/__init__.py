@@ -1,0 +1,1 @@
+"""Stubs of `modelyard.archive.v1`."""

@@ -1,0 +1,179 @@
+"""Events of the log as rows of the archive."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from modelyard.archive import tables
+from modelyard.events.streams import Numbered
+from modelyard.events.v1 import event_pb2 as pb
+from tests.kit.events import T0, call, feedback
+
+
+def numbered(*events):
+    return [Numbered(f"w-{n}", event.SerializeToString()) for n, event in enumerate(events, 1)]
+
+
+def held(*events):
+    return tables.calls_of(tables.columns_of(numbered(*events)))
+
+
+def rows(*events):
+    table = tables.calls_table([held(*events)])
+    table.validate(full=True)
+    return table.to_pylist()
+
+
+def test_an_answered_call_tells_who_answered() -> None:
+    (row,) = rows(call(3, version=4, metadata=[("x-user", "u")]))
+    assert row["event_id"] == "w-1"
+    assert row["time"] == T0 + timedelta(seconds=3)
+    assert (row["version"], row["digest"], row["attempt"], row["host"]) == (
+        4,
+        "sha256:ab",
+        "primary",
+        "h",
+    )
+    assert (row["error"], row["message"], row["tenant"], row["schema"]) == (None,) * 4
+    assert (row["deadline"], row["duration"]) == (1.0, 0.002)
+    assert row["metadata"] == [("x-user", "u")]
+    assert not row["redacted"]
+
+
+def test_a_failed_call_tells_of_what() -> None:
+    (row,) = rows(call(error="OVERLOADED"))
+    assert (row["error"], row["message"]) == ("OVERLOADED", "it was OVERLOADED")
+    assert (row["version"], row["digest"], row["attempt"], row["host"]) == (None,) * 4
+    assert (row["response"], row["outputs"]) == (None, None)
+    assert [a["outcome"] for a in row["attempts"]] == ["failed"]
+    assert [a["error"] for a in row["attempts"]] == ["OVERLOADED"]
+
+
+def test_the_digest_is_of_the_attempt_that_won() -> None:
+    event = call(1)
+    event.call.attempts[0].outcome = pb.Attempt.OUTCOME_LOST
+    won = event.call.attempts.add(version="models/m/versions/2", digest="sha256:cd", kind="hedge")
+    won.outcome = pb.Attempt.OUTCOME_WON
+    nobody = call(2)
+    del nobody.call.attempts[:]
+    first, second, third = rows(event, nobody, call(3))
+    assert [a["outcome"] for a in first["attempts"]] == ["lost", "won"]
+    assert [a["end"] for a in first["attempts"]] == [0.002, None]
+    assert [row["digest"] for row in (first, second, third)] == ["sha256:cd", None, "sha256:ab"]
+    assert second["attempts"] == []
+
+
+def test_a_constant_has_no_version() -> None:
+    event = call()
+    event.call.answer.served_by = "models/m"
+    assert [row["version"] for row in rows(event, call(version=7))] == [None, 7]
+
+
+def test_an_outcome_of_a_later_contract_is_null() -> None:
+    event = call()
+    event.call.attempts[0].outcome = 99
+    assert rows(event)[0]["attempts"][0]["outcome"] is None
+
+
+def test_binary_metadata_keeps_its_key() -> None:
+    event = call(metadata=[("a", "")])
+    event.call.metadata.add(key="b-bin", binary=b"\xff")
+    assert rows(event)[0]["metadata"] == [("a", ""), ("b-bin", None)]
+
+
+def test_what_an_event_leaves_out_is_not_made_up() -> None:
+    event = pb.Event()
+    event.call.request_id = "r"
+    (row,) = rows(event)
+    assert row["time"] == datetime(1970, 1, 1, tzinfo=UTC)
+    assert (row["request"], row["response"], row["inputs"], row["outputs"]) == (None,) * 4
+    assert (row["deadline"], row["duration"], row["error"]) == (0.0, 0.0, "")
+
+
+def test_a_deadline_of_ten_thousand_years_is_stored() -> None:
+    event = call()
+    event.call.deadline.seconds = 99_999_999 * 3600
+    assert rows(event)[0]["deadline"] > 9e9
+
+
+@pytest.mark.parametrize("spoilt", [b"\xff\xffspoilt", b"\x1a\x01\xff", b"\x0a\x05ab"])
+def test_what_is_no_event_is_told_from_those_around_it(spoilt) -> None:
+    events = numbered(call(1), call(2))
+    events.insert(1, Numbered("w-9", spoilt))
+    with pytest.raises(ValueError):
+        tables.columns_of(events)
+    assert [tables.is_event(event) for event in events] == [True, False, True]
+
+
+def test_truths_are_told_from_calls() -> None:
+    events = numbered(call(1), feedback(1, y=[2.0], b="x"), call(2), feedback(2, y=[3.0]))
+    columns = tables.columns_of(events)
+    truths = tables.feedback_of(events, columns)
+    assert [event.id for event in truths] == ["w-2", "w-4"]
+    assert tables.calls_of(columns)["id"].to_pylist() == ["w-1", "w-3"]
+    assert [
+        (row["event_id"], row["request_id"], row["output"], row["truth"])
+        for row in tables.feedback_table(truths).to_pylist()
+    ] == [
+        ("w-2", "r-1", "b", '"x"'),
+        ("w-2", "r-1", "y", "[2.0]"),
+        ("w-4", "r-2", "y", "[3.0]"),
+    ]
+    assert {tables.day_of(event) for event in truths} == {"2026-03-01"}
+
+
+def test_a_truth_whose_value_is_left_out_stops_nothing() -> None:
+    event = pb.Event()
+    event.feedback.request_id = "r"
+    # Of a map's entry the wire may hold the key alone: field 2 of the feedback, then its key.
+    event.feedback.MergeFromString(b"\x12\x03\x0a\x01y")
+    events = numbered(event, call(1))
+    assert len(tables.feedback_of(events, tables.columns_of(events))) == 1
+
+
+def test_calls_are_parted_by_the_day_of_their_coming() -> None:
+    midnight = datetime(2026, 3, 2, tzinfo=UTC)
+    calls = held(
+        call(1, time=midnight - timedelta(microseconds=1)),
+        call(2, time=midnight),
+        call(3, time=midnight - timedelta(hours=1)),
+    )
+    assert {day: of["id"].to_pylist() for day, of in tables.by_day(calls)} == {
+        "2026-03-01": ["w-1", "w-3"],
+        "2026-03-02": ["w-2"],
+    }
+    assert list(tables.by_day(held())) == []
+
+
+def test_batches_are_one_table_in_their_order() -> None:
+    table = tables.calls_table([held(call(n)) for n in range(3)])
+    assert table["request_id"].to_pylist() == ["r-0", "r-1", "r-2"]
+    inputs = [row[0]["numbers"][0] for row in table["inputs"].to_pylist()]
+    assert inputs == [0.0, 1.0, 2.0]
+
+
+def test_payloads_that_lie_elsewhere_are_put_in_place() -> None:
+    away = call(1)
+    away.call.request.reference = "2026-03-01T00/ab"
+    calls = held(call(0), away)
+    assert tables.references(calls, "request") == {1: "2026-03-01T00/ab"}
+    assert tables.references(calls, "response") == {}
+    whole = call(1).call.request.inline
+    assert calls["request"].to_pylist()[1] is None
+    calls = tables.with_payloads(calls, "request", {1: whole})
+    table = tables.calls_table([calls])
+    assert table["request"].to_pylist() == [call(0).call.request.inline, whole]
+    assert table["inputs"].to_pylist()[1][0]["numbers"] == [1.0, 1.0]
+    payloads = [call(n).call for n in (0, 1)]
+    assert tables.size_of(calls) == sum(p.request.size + p.response.size for p in payloads)
+
+
+def test_the_same_numbers_come_out_whatever_the_datatype() -> None:
+    inputs = {"a": np.array([True, False]), "b": np.int8([-3]), "c": np.float16([0.5])}
+    (row,) = rows(call(inputs=inputs))
+    assert [(t["datatype"], t["numbers"]) for t in row["inputs"]] == [
+        ("BOOL", [1.0, 0.0]),
+        ("INT8", [-3.0]),
+        ("FP16", [0.5]),
+    ]
