@@ -132,7 +132,7 @@ def calls_table(held: Sequence[pa.RecordBatch]) -> pa.Table:
         "revision": call.field("revision"),
         "route_revision": call.field("route_revision"),
         "schema": _or_null(call.field("schema")),
-        "version": _numbers(_at(answer, "served_by")),
+        "version": _versions(_at(answer, "served_by")),
         "digest": _or_null(_won(attempts)),
         "attempt": _at(answer, "attempt"),
         "host": _or_null(_at(answer, "host")),
@@ -200,14 +200,14 @@ def _seconds(durations: pa.DurationArray) -> pa.DoubleArray:
     return pc.divide(durations.cast(pa.int64()).cast(pa.float64(), safe=False), _NANOSECONDS)
 
 
-def _numbers(served_by: pa.StringArray) -> pa.Int64Array:
+def _versions(served_by: pa.StringArray) -> pa.Int64Array:
     """The version that each name names; null where it names none, as a constant's does not."""
     names = served_by.dictionary_encode()
-    numbers = [_number(name) for name in names.dictionary.to_pylist()]
+    numbers = [_version(name) for name in names.dictionary.to_pylist()]
     return pa.array(numbers, pa.int64()).take(names.indices)
 
 
-def _number(name: str) -> int | None:
+def _version(name: str) -> int | None:
     try:
         return VersionName.parse(name).number
     except InvalidName:

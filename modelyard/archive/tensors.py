@@ -129,7 +129,7 @@ def _plain(payloads: pa.BinaryArray, side: Side) -> tuple[_Mask, pa.ListArray]:
         "texts": pa.nulls(len(flat.rows), pa.list_(pa.string())),
     }
     struct = pa.StructArray.from_arrays([columns[f.name] for f in TENSOR], fields=list(TENSOR))
-    return plain, pa.ListArray.from_arrays(offsets(counts), struct)
+    return plain, pa.ListArray.from_arrays(_offsets(counts), struct)
 
 
 def _flat(tensors: pa.ListArray, raw: pa.ListArray) -> tuple[_Flat, _Mask]:
@@ -154,7 +154,8 @@ def _flat(tensors: pa.ListArray, raw: pa.ListArray) -> tuple[_Flat, _Mask]:
 def _elements(shapes: pa.ListArray) -> NDArray[np.float64]:
     """The product of each shape's dimensions; -1 where one is negative.
 
-    As floats, which are exact as far as any payload reaches, and do not wrap around beyond.
+    As floats, which are exact as far as any payload reaches, and do not wrap around beyond: there
+    they are infinite, or no number once a dimension of none follows.
     """
     first, dimensions = shapes.offsets.to_numpy(), shapes.flatten().to_numpy()
     ranks = np.diff(first)
@@ -163,7 +164,8 @@ def _elements(shapes: pa.ListArray) -> NDArray[np.float64]:
     for axis in range(int(ranks.max(initial=0))):
         has = np.flatnonzero(ranks > axis)
         size = dimensions[first[has] + axis]
-        elements[has] *= size
+        with np.errstate(over="ignore", invalid="ignore"):
+            elements[has] *= size
         negative[has] |= size < 0
     elements[negative] = -1
     return elements
@@ -178,7 +180,7 @@ def _numbers(flat: _Flat) -> pa.ListArray:
         places = np.flatnonzero(small & (flat.kinds == kind))
         raw = flat.raw if len(places) == len(flat.raw) else flat.raw.take(pa.array(places))
         values = np.frombuffer(_bytes(raw), list(DTYPES.values())[kind]).astype(np.float64)
-        lists = pa.ListArray.from_arrays(offsets(flat.elements[places]), pa.array(values))
+        lists = pa.ListArray.from_arrays(_offsets(flat.elements[places]), pa.array(values))
         parts.append((places, lists))
     return _ordered(*parts)
 
@@ -201,7 +203,7 @@ def _ordered(*parts: tuple[_Indices, pa.Array]) -> pa.Array:
     return pa.concat_arrays([array for _, array in whole]).take(pa.array(order))
 
 
-def offsets(lengths: Iterable[float]) -> pa.Array:
+def _offsets(lengths: Iterable[float]) -> pa.Array:
     """Where lists of such lengths begin, and the last one ends."""
     return pa.array(np.cumsum([0, *lengths], dtype=np.int32))
 

@@ -103,7 +103,8 @@ def test_what_does_not_fit_together_is_null_and_harms_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "raw"), [([-2, -1], 8), ([0, -1], 0), ([2**32, 2**32], 0), ([2**62, 4], 0)]
+    ("shape", "raw"),
+    [([-2, -1], 8), ([0, -1], 0), ([2**32, 2**32], 0), ([2**62, 4], 0), ([2**62] * 20 + [0], 4)],
 )
 def test_a_shape_that_is_none_is_null(shape, raw) -> None:
     message = oip.ModelInferRequest()
