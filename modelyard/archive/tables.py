@@ -59,8 +59,8 @@ def is_event(event: Numbered) -> bool:
 
 def feedback_of(events: Sequence[Numbered], columns: pa.RecordBatch) -> list[pb.Event]:
     """The truths among events, of which `columns_of` has made columns."""
-    rows = np.flatnonzero(columns["feedback"].is_valid().to_numpy(zero_copy_only=False))
-    return decoded(events[row] for row in rows.tolist())
+    rows = pc.indices_nonzero(columns["feedback"].is_valid())
+    return decoded(events[row] for row in rows.to_pylist())
 
 
 def calls_of(events: pa.RecordBatch) -> pa.RecordBatch:
@@ -95,8 +95,8 @@ def with_payloads(calls: pa.RecordBatch, part: str, found: Mapping[int, bytes]) 
 def references(calls: pa.RecordBatch, part: str) -> dict[int, str]:
     """By row, where requests or responses (`part`) lie that the log does not have."""
     lie = _at(calls["call"], part, "reference")
-    rows = np.flatnonzero(lie.is_valid().to_numpy(zero_copy_only=False))
-    return dict(zip(rows.tolist(), lie.drop_null().to_pylist(), strict=True))
+    rows = pc.indices_nonzero(lie.is_valid())
+    return dict(zip(rows.to_pylist(), lie.drop_null().to_pylist(), strict=True))
 
 
 def size_of(calls: pa.RecordBatch) -> int:

@@ -49,8 +49,8 @@ class Progress:
             return 0
         last = self.writers.pop(writer, None)
         copies, end = 0, first + count - 1
+        # Of a writer that is new here nobody knows what it wrote before this reader began.
         if last is not None:
-            # Of a writer that is new here nobody knows what it wrote before this reader began.
             copies = min(max(last - first + 1, 0), count)
             self.lost += max(first - last - 1, 0)
             end = max(last, end)
@@ -60,10 +60,6 @@ class Progress:
         self.duplicates += copies
         self.taken += count - copies
         return copies
-
-    def copy(self) -> "Progress":
-        """A copy that stays as it is."""
-        return Progress(self.position, dict(self.writers), self.taken, self.duplicates, self.lost)
 
     def to_proto(self) -> event_pb2.Progress:
         """To protobuf, which keeps no order of the writers; that costs nothing."""
