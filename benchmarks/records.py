@@ -1,6 +1,6 @@
 """How many records a second, and how much memory (`python -m benchmarks.records`).
 
-On one core, with a real Redis: what a recorder does (a call made an event, numbered, written), the
+On one core, with a real Redis: what a recorder does (calls packed, numbered, written), the
 archive, and an evaluation's reading and comparing without the models' own time. Then a backlog: so
 many records wait in the log, and its readers' memory is looked at while they take them in. Results
 go to benchmarks/results/records.{md,json}.
@@ -24,11 +24,11 @@ from gateway.call import Answer, Call, Made
 from gateway.plan import Kind
 from gateway.recorder.facts import Describer
 from gateway.recorder.queue import WRITE
-from gateway.recorder.record import Recorder
 from gateway.tap import Tap
 from modelyard import redis_server
 from modelyard.catalog import Catalog, Route, Tensor
 from modelyard.catalog.model import frozen
+from modelyard.events.calls import Facts, pack
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh
 from modelyard.events.streams import decoded
@@ -57,11 +57,11 @@ def answer_of(request: bytes) -> bytes:
 
 
 def recorded(count: int, request: bytes, answer: bytes) -> list[bytes]:
-    """Events as the tap makes them of calls, serialized."""
+    """Calls as a recorder makes them, serialized: so many as go with a write at a time."""
     catalog = Catalog(1, routes=frozen({MODEL: Route(MODEL, tap=1.0)}))
-    describe, make = Describer(), Recorder(1 << 20)
+    describe = Describer()
     tap = Tap(lambda: catalog, time.monotonic)
-    events: list[bytes] = []
+    facts: list[Facts] = []
     for index in range(count):
         call = Call(MODEL, "", request, time.monotonic() + 1, f"r-{index}", (("x-user", "anna"),))
         recording = tap.begin(call)
@@ -69,15 +69,15 @@ def recorded(count: int, request: bytes, answer: bytes) -> list[bytes]:
         assert call.trail is not None
         call.trail.append(Made(V1, Kind.PRIMARY, 0.0, "host", 0.001, "answered"))
         recording.answer = Answer(answer, V1, Kind.PRIMARY, 1, "host")
-        event = make(describe(recording)).event
-        assert isinstance(event, bytes)
-        events.append(event)
-    return events
+        facts.append(describe(recording))
+    return [
+        pack(facts[start : start + WRITE]).SerializeToString() for start in range(0, count, WRITE)
+    ]
 
 
-async def write(writer: Writer, events: Sequence[bytes]) -> None:
-    for start in range(0, len(events), WRITE):
-        await writer.write([writer.number(MODEL, events[start : start + WRITE])])
+async def write(writer: Writer, calls: Sequence[bytes]) -> None:
+    for some in calls:
+        await writer.write([writer.number_calls(MODEL, some, WRITE)])
 
 
 async def evaluated(redis: Any, count: int) -> tuple[float, float]:
@@ -89,7 +89,7 @@ async def evaluated(redis: Any, count: int) -> tuple[float, float]:
     while progress.taken < count:
         most = max(most, psutil.Process().memory_info().rss / 2**20)
         for entry in await reader.read(8):
-            for event in decoded(fresh(progress, entry)):
+            for event in decoded(entry, fresh(progress, entry)):
                 request = await request_of(event, None)
                 assert request is not None
                 reply = Reply(0.001, request.outputs, raw=request.response)
@@ -133,13 +133,13 @@ async def run(count: int, backlog: int, folder: Path) -> dict[str, Any]:
     with redis_server.running(folder, folder / "s", fsync="everysec"):
         redis = connect(f"unix://{folder / 's'}")
         began = time.monotonic()
-        events = recorded(count, request, answer)
-        found["made an event of"] = count / (time.monotonic() - began)
-        found["bytes a record"] = len(events[0])
+        calls = recorded(count, request, answer)
+        found["told of and packed"] = count / (time.monotonic() - began)
+        found["bytes a record"] = round(len(calls[0]) / WRITE)
         # A backlog is what is looked at: nothing is cut off.
         writer = Writer(redis, Bounds(length=1 << 30, size=1 << 40))
         began = time.monotonic()
-        await write(writer, events)
+        await write(writer, calls)
         found["numbered and written"] = count / (time.monotonic() - began)
         found["read, decoded and compared"], _ = await evaluated(redis, count)
         rate, _ = await archived(redis, folder / "archive")
@@ -147,9 +147,9 @@ async def run(count: int, backlog: int, folder: Path) -> dict[str, Any]:
         print(found, flush=True)
         left = backlog
         while written := min(left, count):
-            await write(writer, events[:written])
+            await write(writer, calls[: written // WRITE])
             left -= written
-        del events
+        del calls
         before = psutil.Process().memory_info().rss / 2**20
         found["backlog, archived"], archive = await archived(redis, folder / "archive")
         found["backlog, compared"], evaluation = await evaluated(redis, backlog)
@@ -162,13 +162,16 @@ async def run(count: int, backlog: int, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=int, default=20_000)
-    parser.add_argument("--backlog", type=int, default=1_000_000)
+    parser.add_argument("--records", type=int, default=160 * WRITE)
+    parser.add_argument("--backlog", type=int, default=8_000 * WRITE)
     given = parser.parse_args()
+    # Whole writes.
+    given.records -= given.records % WRITE
+    given.backlog -= given.backlog % WRITE
     with tempfile.TemporaryDirectory() as held:
         found = asyncio.run(run(given.records, given.backlog, Path(held)))
     steps = (
-        "made an event of",
+        "told of and packed",
         "numbered and written",
         "read, decoded and compared",
         "archived",

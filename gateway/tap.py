@@ -10,20 +10,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from gateway.call import Answer, Call
 from modelyard.catalog import Catalog, Route
 from modelyard.errors import ModelyardError
+from modelyard.events.calls import Failed
 from modelyard.events.sampling import share_of
 
 # What waits, at most: calls that are over and not yet written, and bytes of their payloads.
 MOST_WAITING, MOST_BYTES = 10_000, 64 << 20
 # An attempt that lost its race is over soon after it; so long, in seconds, it is waited for.
 _SETTLE = 0.05
-
-# Reason, message.
-Failed: TypeAlias = tuple[str, str]
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Takes out of events what must not be stored, before it is stored anywhere. Pure.
+"""Takes out of calls and truths what must not be stored, before it is stored anywhere. Pure.
 
 Rules are a YAML list; each names where it holds and what it does::
 
@@ -17,7 +17,7 @@ A payload that cannot be read is dropped as a whole: what is in it cannot be kno
 import hashlib
 import hmac
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeAlias
@@ -27,6 +27,7 @@ from google.protobuf.message import DecodeError
 
 from modelyard.client.codec import decode, encode
 from modelyard.errors import InvalidArgument, InvalidTensor
+from modelyard.events.calls import Facts, Payload
 from modelyard.events.v1 import event_pb2
 from modelyard.inference.v2 import open_inference_pb2 as oip
 
@@ -83,7 +84,7 @@ def _rule(where: str, held: Any) -> Rule:
 
 
 class Redaction:
-    """Applies rules to events.
+    """Applies rules to calls and truths.
 
     Args:
         rules: All of them; each that fits a model holds for it, and `drop` over `hash`.
@@ -97,23 +98,23 @@ class Redaction:
         self._key = key
         self._known: dict[str, Rule | None] = {}
 
-    def __call__(self, event: event_pb2.Event) -> None:
-        """Changes an event in place."""
-        model = event.model.removeprefix("models/")
-        rule = self._rule_of(model)
-        if rule is None or not event.HasField("call"):
-            self._truths(rule, event)
-            return
-        call = event.call
-        if rule.metadata:
-            self._metadata(rule.metadata, call)
-        if rule.inputs and call.request.WhichOneof("place") == "inline":
-            _rewrite(call.request, oip.ModelInferRequest, self._inputs(rule.inputs))
-        if rule.outputs and call.response.WhichOneof("place") == "inline":
-            _rewrite(call.response, oip.ModelInferResponse, self._outputs(rule.outputs))
+    def __call__(self, facts: Facts) -> Facts:
+        """A call without what must not be stored."""
+        rule = self._rule_of(facts.model)
+        if rule is None:
+            return facts
+        request, response = facts.request, facts.response
+        if rule.inputs and isinstance(request, bytes):
+            request = _rewritten(request, oip.ModelInferRequest, self._inputs(rule.inputs))
+        if rule.outputs and isinstance(response, bytes) and facts.answer is not None:
+            response = _rewritten(response, oip.ModelInferResponse, self._outputs(rule.outputs))
+        metadata = tuple(self._metadata(rule.metadata, facts.metadata))
+        return facts._replace(metadata=metadata, request=request, response=response)
 
-    def _truths(self, rule: Rule | None, event: event_pb2.Event) -> None:
-        if rule is None or not event.HasField("feedback"):
+    def truths(self, event: event_pb2.Event) -> None:
+        """Takes the truths out of an event that must not be stored."""
+        rule = self._rule_of(event.model.removeprefix("models/"))
+        if rule is None:
             return
         for name in [name for name in event.feedback.truths if name in rule.outputs]:
             del event.feedback.truths[name]
@@ -132,21 +133,15 @@ class Redaction:
             self._known[model] = merged if fitting else None
         return self._known[model]
 
-    def _metadata(self, acts: Mapping[str, Act], call: event_pb2.Call) -> None:
-        kept = []
-        for entry in call.metadata:
-            match acts.get(entry.key.lower()):
+    def _metadata(
+        self, acts: Mapping[str, Act], metadata: Iterable[tuple[str, str | bytes]]
+    ) -> Iterator[tuple[str, str | bytes]]:
+        for key, value in metadata:
+            match acts.get(key.lower()):
                 case None:
-                    kept.append(entry)
-                case "hash" if entry.HasField("text"):
-                    kept.append(event_pb2.Metadata(key=entry.key, text=self._hash(entry.text)))
-        if acts.get("modelyard-tenant") == "drop":
-            call.tenant = ""
-        elif acts.get("modelyard-tenant") == "hash" and call.tenant:
-            call.tenant = self._hash(call.tenant)
-        kept = [event_pb2.Metadata.FromString(entry.SerializeToString()) for entry in kept]
-        del call.metadata[:]
-        call.metadata.extend(kept)
+                    yield key, value
+                case "hash" if isinstance(value, str):
+                    yield key, self._hash(value)
 
     def _inputs(self, acts: Mapping[str, Act]) -> Callable[[Any], None]:
         return lambda message: self._tensors(acts, message.inputs, message.raw_input_contents)
@@ -192,16 +187,14 @@ def _acts(rule: Rule) -> set[str]:
     return {*rule.inputs.values(), *rule.outputs.values(), *rule.metadata.values()}
 
 
-def _rewrite(payload: event_pb2.Payload, kind: Any, change: Callable[[Any], None]) -> None:
+def _rewritten(payload: bytes, kind: Any, change: Callable[[Any], None]) -> Payload:
     try:
-        message = kind.FromString(payload.inline)
+        message = kind.FromString(payload)
         change(message)
     except (DecodeError, InvalidTensor, IndexError):
-        payload.ClearField("place")
-        payload.redacted = True
-        return
-    payload.inline, payload.redacted = message.SerializeToString(), True
-    payload.size = len(payload.inline)
+        return Payload(None, len(payload), redacted=True)
+    changed = message.SerializeToString()
+    return Payload(changed, len(changed), redacted=True)
 
 
 def _blank(tensor: Any) -> None:

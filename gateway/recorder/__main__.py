@@ -19,13 +19,12 @@ import uvloop
 import yaml
 
 from gateway.recorder import frames
-from gateway.recorder.facts import Facts
-from gateway.recorder.queue import Done, Queue
-from gateway.recorder.record import Recorder
+from gateway.recorder.queue import Done, Queue, Record
 from gateway.recorder.shipping import Shipper
 from gateway.settings import GatewaySettings
 from modelyard import background, logs
 from modelyard.errors import InvalidArgument, ModelyardError
+from modelyard.events.calls import Facts
 from modelyard.events.payloads import Payloads
 from modelyard.events.v1 import event_pb2
 from modelyard.events.writer import Bounds, Writer
@@ -50,7 +49,6 @@ class _Process:
     ) -> None:
         self._settings = settings
         self._redact = redact
-        self._make = Recorder(settings.events_inline, redact)
         self._writer = writer
         self._queue = Queue()
         self._events: set[asyncio.Task[None]] = set()
@@ -78,7 +76,8 @@ class _Process:
     async def _record(self, calls: list[Facts]) -> None:
         for facts in calls:
             try:
-                self._queue.put(self._make(facts))
+                allowed = facts if self._redact is None else self._redact(facts)
+                self._queue.put(Record(allowed, facts.size))
             except Exception as error:
                 # Whatever cannot be made fit to be stored must not be stored.
                 self._queue.done(facts.size, dropped=1)

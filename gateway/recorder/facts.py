@@ -1,68 +1,26 @@
 """What is told of a call that is over: plain values, found where the catalogue is."""
 
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
 
 from gateway.call import Answer, Made
 from gateway.plan import Kind
-from gateway.tap import Failed, Recording
+from gateway.tap import Recording
 from modelyard.catalog import Catalog
 from modelyard.catalog.schema import schema_of
 from modelyard.errors import NotFound
+from modelyard.events.calls import Attempt, Facts
+from modelyard.events.v1 import event_pb2 as pb
 from modelyard.names import VersionName
 
-# How an attempt ended: `lost` where it answered and another one's answer was the caller's, "" where
-# it had not ended yet.
-WON, LOST = "won", "lost"
-# Version, digest, kind, host, start, end, outcome, error; times in seconds from the call's arrival.
-Attempt: TypeAlias = tuple[str, str, str, str, float, float | None, str, str]
-# The version that answered, the kind of its attempt, its host.
-Answered: TypeAlias = tuple[str, str, str]
+# By how the trail tells it; `answered`, where another one's answer was the caller's.
+_OUTCOMES = {
+    "": pb.Attempt.OUTCOME_UNSPECIFIED,
+    "answered": pb.Attempt.OUTCOME_LOST,
+    "cancelled": pb.Attempt.OUTCOME_CANCELLED,
+    "failed": pb.Attempt.OUTCOME_FAILED,
+}
 
 _schema_of = lru_cache(maxsize=4096)(schema_of)
-
-
-class Facts(NamedTuple):
-    """A call that is over. Made of nothing but tuples, texts, bytes and numbers.
-
-    Attributes:
-        model: The model's name.
-        request_id: The call's.
-        selector: What the caller asked for: a version number, a label, or nothing.
-        time: When it arrived, in Unix seconds.
-        deadline: The seconds that it had; None for no deadline.
-        duration: The seconds that it took.
-        revision: Of the catalogue by which it was routed.
-        route_revision: Of its route; 0 for the default route.
-        schema: The digest of what the version takes and gives that was asked first.
-        metadata: What the caller sent and hosts saw.
-        attempts: All of them, in the order of their starts.
-        answer: Who answered; None where it failed.
-        failure: Of what it failed; None where it was answered.
-        request: The serialized request.
-        response: The serialized response; nothing where it failed.
-    """
-
-    model: str
-    request_id: str
-    selector: str
-    time: float
-    deadline: float | None
-    duration: float
-    revision: int
-    route_revision: int
-    schema: str
-    metadata: tuple[tuple[str, str | bytes], ...]
-    attempts: tuple[Attempt, ...]
-    answer: Answered | None
-    failure: Failed | None
-    request: bytes
-    response: bytes
-
-    @property
-    def size(self) -> int:
-        """The bytes of its payloads."""
-        return len(self.request) + len(self.response)
 
 
 class Describer:
@@ -117,9 +75,9 @@ class Describer:
         answer, began, won = recording.answer, recording.began, False
         attempts: list[Attempt] = []
         for made in recording.call.trail or ():
-            outcome = LOST if made.outcome == "answered" else made.outcome
+            outcome = _OUTCOMES[made.outcome]
             if not won and answer is not None and _is_answer(made, answer):
-                outcome, won = WON, True
+                outcome, won = pb.Attempt.OUTCOME_WON, True
             end = None if made.ended is None else made.ended - began
             asked = self._asked(recording.catalog, made.version)
             attempts.append(
@@ -129,7 +87,7 @@ class Describer:
             # No host was asked, so nothing of it is in the trail.
             at = recording.ended - began
             by = str(answer.served_by)
-            attempts.append((by, "", Kind.DEFAULT.value, "", at, at, WON, ""))
+            attempts.append((by, "", Kind.DEFAULT.value, "", at, at, pb.Attempt.OUTCOME_WON, ""))
         return tuple(attempts)
 
     def _asked(self, catalog: Catalog, name: VersionName) -> tuple[str, str]:

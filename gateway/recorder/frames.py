@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from gateway.recorder.facts import Facts
+from modelyard.events.calls import Facts, Payload
 
 # From the gateway: how to record (settings, as JSON); calls; one event (a number, model, bytes);
 # and that no more comes.
@@ -50,13 +50,14 @@ async def read(reader: asyncio.StreamReader) -> tuple[str, Any] | None:
 
 
 def _row(facts: Facts, beside: list[bytes]) -> tuple[Any, ...]:
-    if len(facts.request) < _LARGE and len(facts.response) < _LARGE:
+    if facts.size < _LARGE:
         return tuple(facts)
     return (*facts[:-2], *(_place(payload, beside) for payload in facts[-2:]))
 
 
-def _place(payload: bytes, beside: list[bytes]) -> bytes | int:
-    if len(payload) < _LARGE:
+def _place(payload: bytes | Payload, beside: list[bytes]) -> bytes | Payload | int:
+    # Nothing is put aside or taken out before the other end has it.
+    if isinstance(payload, Payload) or len(payload) < _LARGE:
         return payload
     beside.append(payload)
     return len(beside) - 1

@@ -4,12 +4,25 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from gateway.recorder.record import Record
+from modelyard.events.calls import Facts
 
 # What is worth a write, and what goes with one, at most: the same. One entry of some costs little
 # more than one of one, and Redis cuts a log that is full by whole entries.
 WRITE, WRITE_BYTES = 128, 1 << 20
+
+
+class Record(NamedTuple):
+    """A call as it may be stored.
+
+    Attributes:
+        facts: It.
+        size: The bytes of its payloads, as the gateway counts them.
+    """
+
+    facts: Facts
+    size: int
 
 
 @dataclass(slots=True)

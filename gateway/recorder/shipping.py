@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 
 import structlog
 
-from gateway.recorder.queue import WRITE, WRITE_BYTES, Queue
-from gateway.recorder.record import Record, Redact
+from gateway.recorder.queue import WRITE, WRITE_BYTES, Queue, Record
 from modelyard.backoff import Backoff
 from modelyard.errors import StoreUnavailable
+from modelyard.events.calls import Facts, Payload, pack
 from modelyard.events.payloads import Payloads
 from modelyard.events.v1 import event_pb2
 from modelyard.events.writer import Batch, Writer
+from modelyard.redaction import Redaction
 from modelyard.tasks import end
 
 _log = structlog.get_logger(__name__)
@@ -52,7 +53,7 @@ class Shipper:
         payloads: Payloads | None,
         *,
         inline: int,
-        redact: Redact | None = None,
+        redact: Redaction | None = None,
         patience: float = 5.0,
     ) -> None:
         self._queue = queue
@@ -95,7 +96,7 @@ class Shipper:
         if self._away:
             raise StoreUnavailable("the event log does not answer")
         if self._redact is not None:
-            self._redact(event)
+            self._redact.truths(event)
         async with self._writing:
             batch = self._writer.number(model, [event.SerializeToString()])
             await self._writer.write([batch])
@@ -109,25 +110,42 @@ class Shipper:
                 await self._ship(self._queue.take(WRITE, WRITE_BYTES))
 
     async def _ship(self, records: Sequence[Record]) -> None:
-        by_model: dict[str, list[bytes]] = defaultdict(list)
-        size = 0
+        by_model: dict[str, list[Record]] = defaultdict(list)
         for record in records:
-            event = record.event
-            if not isinstance(event, bytes):
-                try:
-                    await self._set_aside(event)
-                except Exception as error:
-                    # Whatever a store's driver raises must not end the tap.
-                    self._queue.done(record.size, dropped=1)
-                    _log.warning("a record is dropped", error=type(error).__name__)
-                    continue
-                event = event.SerializeToString()
-            by_model[record.model].append(event)
-            size += record.size
-        batches = [self._writer.number(model, events) for model, events in by_model.items()]
+            facts = record.facts
+            try:
+                if self._is_large(facts.request) or self._is_large(facts.response):
+                    facts = await self._set_aside(facts)
+            except Exception as error:
+                # Whatever a store's driver raises must not end the tap.
+                self._drop(record, error)
+                continue
+            by_model[facts.model].append(Record(facts, record.size))
+        batches, size = [], 0
+        for model, held in by_model.items():
+            calls, written = self._packed(held)
+            if written:
+                batches.append(self._writer.number_calls(model, calls, len(written)))
+                size += sum(record.size for record in written)
         await self._write(batches)
-        self._queue.done(size, written=sum(len(batch.events) for batch in batches))
+        self._queue.done(size, written=sum(batch.count for batch in batches))
         await self._expire()
+
+    def _packed(self, records: list[Record]) -> tuple[bytes, list[Record]]:
+        """Calls of one model, serialized; and the records of those that could be."""
+        try:
+            return pack([record.facts for record in records]).SerializeToString(), records
+        except (ValueError, TypeError) as error:
+            if len(records) == 1:
+                self._drop(records[0], error)
+                return b"", []
+        # One that cannot be packed keeps no others back.
+        fit = [record for one in records for record in self._packed([one])[1]]
+        return (self._packed(fit)[0] if fit else b""), fit
+
+    def _drop(self, record: Record, error: Exception) -> None:
+        self._queue.done(record.size, dropped=1)
+        _log.warning("a record is dropped", error=type(error).__name__)
 
     async def _write(self, batches: Sequence[Batch]) -> None:
         failures = 0
@@ -146,15 +164,25 @@ class Shipper:
             self._away = False
             return
 
-    async def _set_aside(self, event: event_pb2.Event) -> None:
+    def _is_large(self, payload: bytes | Payload) -> bool:
+        data = payload.inline if isinstance(payload, Payload) else payload
+        return data is not None and len(data) > self._inline
+
+    async def _set_aside(self, facts: Facts) -> Facts:
         """Puts payloads that are too large for the log where large ones lie."""
-        for payload in (event.call.request, event.call.response):
-            if payload.WhichOneof("place") != "inline" or len(payload.inline) <= self._inline:
-                continue
-            if self._payloads is None:
-                payload.ClearField("place")
-            else:
-                payload.reference = await self._payloads.put(payload.inline, datetime.now(UTC))
+        return facts._replace(
+            request=await self._placed(facts.request), response=await self._placed(facts.response)
+        )
+
+    async def _placed(self, payload: bytes | Payload) -> bytes | Payload:
+        if not self._is_large(payload):
+            return payload
+        if not isinstance(payload, Payload):
+            payload = Payload(payload, len(payload))
+        reference = ""
+        if self._payloads is not None and payload.inline is not None:
+            reference = await self._payloads.put(payload.inline, datetime.now(UTC))
+        return payload._replace(inline=None, reference=reference)
 
     async def _expire(self) -> None:
         now = time.monotonic()

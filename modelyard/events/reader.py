@@ -3,37 +3,17 @@
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
 from modelyard.errors import StoreUnavailable
 from modelyard.events.progress import Progress
-from modelyard.events.streams import MODELS, Numbered, entry_of, make_id, stream_key
+from modelyard.events.streams import MODELS, Entry, entry_of, stream_key
 
 # A group has one reader at a time; the next one goes on in its name.
 _CONSUMER = "reader"
 _AT_ONCE = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of a stream.
-
-    Attributes:
-        position: Its id; greater than those before it.
-        events: What it holds, serialized.
-        writer: Who wrote them.
-        first: The number of the first of them.
-        spoilt: The bytes of what is no entry.
-    """
-
-    position: str
-    events: tuple[bytes, ...] = ()
-    writer: str = ""
-    first: int = 0
-    spoilt: tuple[bytes, ...] = ()
 
 
 class Reader:
@@ -157,8 +137,8 @@ class Reader:
             at = position.decode()
             self._position = at
             self._given.append(at)
-            # Cut off while nobody had read it: the gap in the numbers will tell.
-            entries.append(_entry(at, fields) if fields else Entry(at))
+            # Of one that was cut off while nobody had read it the gap in the numbers will tell.
+            entries.append(entry_of(at, fields))
         return entries
 
     @contextmanager
@@ -178,21 +158,10 @@ async def models(redis: Any) -> set[str]:
         raise StoreUnavailable(f"the event log does not answer: {error}") from error
 
 
-def fresh(progress: Progress, entry: Entry) -> list[Numbered]:
-    """The events of an entry that were not taken in before; takes them in."""
-    copies = progress.take(entry.position, entry.writer, entry.first, len(entry.events))
-    return [
-        Numbered(make_id(entry.writer, entry.first + index), entry.events[index])
-        for index in range(copies, len(entry.events))
-    ]
-
-
-def _entry(position: str, fields: dict[bytes, bytes]) -> Entry:
-    try:
-        entry = entry_of(fields)
-    except ValueError:
-        return Entry(position, spoilt=tuple(fields.values()))
-    return Entry(position, tuple(entry.events), entry.writer, entry.first)
+def fresh(progress: Progress, entry: Entry) -> range:
+    """Takes an entry in; the places in it of events that were not taken in before."""
+    copies = progress.take(entry.position, entry.writer, entry.first, entry.count)
+    return range(copies, entry.count)
 
 
 def _order(position: str) -> tuple[int, int]:

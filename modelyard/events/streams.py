@@ -4,11 +4,13 @@ An entry holds the events of one write, in one field: a hundred events cost Redi
 clients, little more than one.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 
 from google.protobuf.message import DecodeError
 
+from modelyard.events.calls import event_of, parse, unpack
 from modelyard.events.v1 import event_pb2
 
 # The models that have a stream.
@@ -16,16 +18,31 @@ MODELS = "modelyard:events"
 _FIELD = b"events"
 
 
-class Numbered(NamedTuple):
-    """An event as it lies in the log.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a stream. It holds calls or other events.
 
     Attributes:
-        id: Its id.
-        data: It, serialized; or anything else that someone wrote.
+        position: Its id; greater than those before it.
+        writer: Who wrote what it holds.
+        first: The number of the first of that.
+        count: How many there are.
+        events: Events, serialized, or whatever else someone wrote; or
+        calls: Calls, as serialized `Calls`, or whatever else someone wrote.
+        spoilt: The bytes of what is no entry.
     """
 
-    id: str
-    data: bytes
+    position: str
+    writer: str = ""
+    first: int = 0
+    count: int = 0
+    events: tuple[bytes, ...] = ()
+    calls: bytes = b""
+    spoilt: tuple[bytes, ...] = ()
+
+    def id_of(self, place: int) -> str:
+        """The id of the event at a place, from 0 on."""
+        return make_id(self.writer, self.first + place)
 
 
 def stream_key(model: str) -> str:
@@ -38,19 +55,19 @@ def fields_of(entry: event_pb2.Entry) -> dict[bytes, bytes]:
     return {_FIELD: entry.SerializeToString()}
 
 
-def entry_of(fields: Mapping[bytes, bytes]) -> event_pb2.Entry:
-    """An entry as Redis gives it.
-
-    Raises:
-        ValueError: It is none.
-    """
+def entry_of(position: str, fields: Mapping[bytes, bytes]) -> Entry:
+    """An entry as Redis gives it; one without fields was cut off before it was read."""
+    if not fields:
+        return Entry(position)
     try:
         entry = event_pb2.Entry.FromString(fields[_FIELD])
-    except (KeyError, DecodeError) as error:
-        raise ValueError("no entry of the event log") from error
-    if not entry.writer or entry.first < 1:
-        raise ValueError("an entry of the event log that nobody numbered")
-    return entry
+    except (KeyError, DecodeError):
+        return Entry(position, spoilt=tuple(fields.values()))
+    events, count = tuple(entry.events), entry.count if entry.calls else len(entry.events)
+    if not entry.writer or entry.first < 1 or count < 0 or (entry.calls and events):
+        # Nobody numbered it, or nobody knows what.
+        return Entry(position, spoilt=tuple(fields.values()))
+    return Entry(position, entry.writer, entry.first, count, events, entry.calls)
 
 
 def make_id(writer: str, number: int) -> str:
@@ -58,14 +75,29 @@ def make_id(writer: str, number: int) -> str:
     return f"{writer}-{number}"
 
 
-def decoded(events: Iterable[Numbered]) -> list[event_pb2.Event]:
-    """Events, each with its id; those that are none are passed over."""
+def decoded(entry: Entry, places: range) -> list[event_pb2.Event]:
+    """Some of an entry's events, each with its id; those that are none are passed over."""
     found: list[event_pb2.Event] = []
-    for number, data in events:
-        try:
-            event = event_pb2.Event.FromString(data)
-        except DecodeError:
-            continue
-        event.id = number
-        found.append(event)
+    for place, event in zip(places, _events(entry, places), strict=False):
+        if event is not None:
+            event.id = entry.id_of(place)
+            found.append(event)
     return found
+
+
+def _events(entry: Entry, places: range) -> Iterator[event_pb2.Event | None]:
+    if not entry.calls:
+        yield from (_event(entry.events[place]) for place in places)
+        return
+    try:
+        calls = unpack(parse(entry.calls, entry.count))
+        yield from [event_of(facts) for facts in islice(calls, places.start, places.stop)]
+    except (ValueError, OverflowError):
+        return
+
+
+def _event(data: bytes) -> event_pb2.Event | None:
+    try:
+        return event_pb2.Event.FromString(data)
+    except DecodeError:
+        return None

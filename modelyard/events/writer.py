@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -62,23 +62,27 @@ class Batch:
         model: The model's name.
         writer: Whose numbers they are.
         first: The number of the first of them.
-        events: They, serialized, without ids.
-        size: Their bytes.
+        count: How many there are.
+        events: They, serialized, without ids; or
+        calls: They, as serialized `Calls`.
     """
 
     model: str
     writer: str
     first: int
-    events: tuple[bytes, ...]
-    size: int = field(init=False)
+    count: int
+    events: tuple[bytes, ...] = ()
+    calls: bytes = b""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size", sum(map(len, self.events)))
+    @property
+    def size(self) -> int:
+        """The bytes of its events."""
+        return len(self.calls) + sum(map(len, self.events))
 
     @property
     def ids(self) -> list[str]:
         """Of its events."""
-        return [make_id(self.writer, self.first + n) for n in range(len(self.events))]
+        return [make_id(self.writer, self.first + n) for n in range(self.count)]
 
 
 class Writer:
@@ -103,10 +107,18 @@ class Writer:
             model: The model's name.
             events: Serialized, without an id.
         """
+        first = self._first(model, len(events))
+        return Batch(model, self.id, first, len(events), events=tuple(events))
+
+    def number_calls(self, model: str, calls: bytes, count: int) -> Batch:
+        """As `number`, for calls: serialized `Calls`, of so many."""
+        return Batch(model, self.id, self._first(model, count), count, calls=calls)
+
+    def _first(self, model: str, count: int) -> int:
         stream = self._streams.setdefault(model, _Stream())
         first = stream.number + 1
-        stream.number += len(events)
-        return Batch(model, self.id, first, tuple(events))
+        stream.number += count
+        return first
 
     async def write(self, batches: Sequence[Batch]) -> None:
         """Writes batches, each as one entry of its model's stream.
@@ -119,10 +131,16 @@ class Writer:
         pipe = self._redis.pipeline(transaction=False)
         for batch in batches:
             stream, key = self._streams[batch.model], stream_key(batch.model)
-            stream.note(len(batch.events), batch.size)
+            stream.note(batch.count, batch.size)
             if not stream.known:
                 pipe.sadd(MODELS, batch.model)
-            entry = event_pb2.Entry(events=batch.events, writer=batch.writer, first=batch.first)
+            entry = event_pb2.Entry(
+                events=batch.events,
+                calls=batch.calls,
+                count=batch.count if batch.calls else 0,
+                writer=batch.writer,
+                first=batch.first,
+            )
             kept = stream.entries(self._bounds)
             pipe.xadd(key, fields_of(entry), maxlen=kept, approximate=True)
             if now - stream.trimmed_at > _TRIM_EVERY:

@@ -8,19 +8,23 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import structlog
+from google.protobuf.message import DecodeError
 
 from modelyard.archive import tables
 from modelyard.archive.schema import CALLS, FEEDBACK, SCHEMAS
 from modelyard.backoff import Backoff
 from modelyard.errors import BlobNotFound, StoreUnavailable
+from modelyard.events.calls import facts_of, pack, parse, unpack
 from modelyard.events.payloads import Payloads
 from modelyard.events.progress import Progress
-from modelyard.events.reader import Entry, Reader, fresh
-from modelyard.events.v1 import event_pb2
+from modelyard.events.reader import Reader, fresh
+from modelyard.events.streams import Entry
+from modelyard.events.v1 import event_pb2 as pb
 from services.archive.partitions import Partition, Partitions
 
 _log = structlog.get_logger(__name__)
@@ -97,7 +101,7 @@ class Collector:
         self._flush = flush
         self._retention = retention
         self._calls: defaultdict[str, list[pa.RecordBatch]] = defaultdict(list)
-        self._feedback: defaultdict[str, list[event_pb2.Event]] = defaultdict(list)
+        self._feedback: defaultdict[str, list[pb.Event]] = defaultdict(list)
         self._size = 0
         self._since: float | None = None
         self._tidied_at = 0.0
@@ -150,47 +154,74 @@ class Collector:
                         await self._ending.wait()
 
     async def _take(self, entries: Sequence[Entry]) -> None:
+        calls, ids = pb.Calls(), list[str]()
         for entry in entries:
-            await self._set_aside(entry, entry.spoilt)
-        found = [(entry, fresh(self.progress, entry)) for entry in entries]
-        events = [event for _, new in found for event in new]
-        try:
-            columns = tables.columns_of(events)
-        except ValueError:
-            for entry, new in found:
-                await self._set_aside(entry, [e.data for e in new if not tables.is_event(e)])
-            events = [event for event in events if tables.is_event(event)]
-            columns = tables.columns_of(events)
-        for event in tables.feedback_of(events, columns):
-            self._feedback[tables.day_of(event)].append(event)
-            self.counts.waiting += len(event.feedback.truths)
-        calls = tables.calls_of(columns)
-        for part in tables.PAYLOADS:
-            calls = await self._fetched(calls, part)
-        for day, of_day in tables.by_day(calls):
+            await self._set_aside(entry, entry.spoilt, len(entry.spoilt))
+            places = fresh(self.progress, entry)
+            if entry.calls and places:
+                try:
+                    calls.MergeFrom(_some(parse(entry.calls, entry.count), places))
+                except ValueError:
+                    await self._set_aside(entry, [entry.calls], len(places))
+                else:
+                    ids += map(entry.id_of, places)
+            elif places:
+                older, spoilt = self._events(entry, places)
+                for number, event in older:
+                    calls.MergeFrom(event)
+                    ids.append(number)
+                await self._set_aside(entry, spoilt, len(spoilt))
+        for payloads in (calls.request, calls.response):
+            await self._fetch(payloads)
+        columns = tables.calls_of(calls, ids)
+        for day, of_day in tables.by_day(columns):
             self._calls[day].append(of_day)
-        self.counts.waiting += calls.num_rows
-        self._size += tables.size_of(calls)
+        self.counts.waiting += columns.num_rows
+        self._size += tables.size_of(columns)
         if self._since is None:
             self._since = time.monotonic()
 
-    async def _set_aside(self, entry: Entry, spoilt: Sequence[bytes]) -> None:
+    def _events(
+        self, entry: Entry, places: range
+    ) -> tuple[list[tuple[str, pb.Calls]], list[bytes]]:
+        """Takes truths in; gives the calls among events with their ids, and what is no event.
+
+        A gateway of an earlier version writes calls so.
+        """
+        calls, spoilt = [], []
+        for place in places:
+            data = entry.events[place]
+            try:
+                event = pb.Event.FromString(data)
+                event.id = entry.id_of(place)
+                if event.HasField("call"):
+                    packed = pack([facts_of(event)]).SerializeToString()
+                    calls.append((event.id, parse(packed, 1)))
+                elif event.HasField("feedback"):
+                    self._feedback[tables.day_of(event)].append(event)
+                    self.counts.waiting += len(event.feedback.truths)
+            except (DecodeError, ValueError, OverflowError):
+                spoilt.append(data)
+        return calls, spoilt
+
+    async def _set_aside(self, entry: Entry, spoilt: Sequence[bytes], count: int) -> None:
         if spoilt:
-            self.counts.spoilt += len(spoilt)
+            self.counts.spoilt += count
             await asyncio.to_thread(self._partitions.set_aside, entry.position, spoilt)
 
-    async def _fetched(self, calls: pa.RecordBatch, part: str) -> pa.RecordBatch:
-        """Calls with the payloads that lie elsewhere, as far as they still do."""
-        payloads = self._payloads
-        if payloads is None or not (lie := tables.references(calls, part)):
-            return calls
-        found: dict[int, bytes] = {}
-        for row, reference in lie.items():
+    async def _fetch(self, payloads: pb.Calls.Payloads) -> None:
+        """Puts payloads that lie elsewhere in place, as far as they are still there."""
+        if self._payloads is None:
+            return
+        for row, reference in enumerate(payloads.reference):
+            if not reference:
+                continue
             try:
-                found[row] = await payloads.get(event_pb2.Payload(reference=reference))
+                found = await self._payloads.get(pb.Payload(reference=reference))
             except BlobNotFound:
                 self.counts.missing += 1
-        return tables.with_payloads(calls, part, found)
+            else:
+                payloads.inline[row], payloads.size[row] = found, len(found)
 
     def _is_due(self) -> bool:
         return self._since is not None and (
@@ -232,3 +263,11 @@ class Collector:
             for day in await asyncio.to_thread(self._partitions.days, table):
                 if day < today:
                     await asyncio.to_thread(self._partitions.merge, table, day)
+
+
+def _some(calls: pb.Calls, places: range) -> pb.Calls:
+    """Those at some places, which are all but for copies."""
+    if len(places) == len(calls.time):
+        return calls
+    some = list(islice(unpack(calls), places.start, places.stop))
+    return parse(pack(some).SerializeToString(), len(some))

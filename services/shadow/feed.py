@@ -54,7 +54,7 @@ class LiveFeed:
             failures = 0
             if not entries:
                 await asyncio.sleep(_IDLE)
-            yield [e for entry in entries for e in decoded(fresh(self.progress, entry))]
+            yield [e for entry in entries for e in decoded(entry, fresh(self.progress, entry))]
 
     def state(self) -> dict[str, Any]:
         """See `Feed.state`."""

@@ -13,10 +13,11 @@ from modelyard.errors import BlobNotFound, StoreUnavailable
 from modelyard.events.payloads import Payloads
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh, models
-from modelyard.events.streams import decoded, fields_of, stream_key
+from modelyard.events.streams import Entry, decoded, fields_of, stream_key
 from modelyard.events.v1 import event_pb2
 from modelyard.events.writer import Bounds, Writer
 from modelyard.redis_client import connect
+from tests.kit.events import batch, call
 
 
 @pytest.fixture
@@ -34,8 +35,7 @@ async def redis(server):
 
 
 def some(count, start=0):
-    calls = [event_pb2.Call(request_id=str(start + i)) for i in range(count)]
-    return [event_pb2.Event(model="models/m", call=c).SerializeToString() for c in calls]
+    return [call(number).SerializeToString() for number in range(start, start + count)]
 
 
 def entry(events):
@@ -43,20 +43,20 @@ def entry(events):
 
 
 async def write(writer, count, start=0):
-    await writer.write([writer.number("m", some(count, start))])
+    await writer.write([batch(writer, *map(call, range(start, start + count)))])
 
 
 async def drain(reader, progress, count=100):
     taken = []
     while entries := await reader.read(count):
         for entry in entries:
-            taken += [event.call.request_id for event in decoded(fresh(progress, entry))]
+            taken += [event.call.request_id for event in decoded(entry, fresh(progress, entry))]
         await reader.done(progress.position)
     return taken
 
 
 def requests(*ranges):
-    return [str(i) for numbers in ranges for i in numbers]
+    return [f"r-{i}" for numbers in ranges for i in numbers]
 
 
 async def test_what_is_written_is_read_in_order(redis):
@@ -74,20 +74,20 @@ async def test_an_event_has_its_number_from_its_entry(redis):
     await write(writer, 2)
     # Whatever an event itself says: it is its entry that was numbered.
     liar = event_pb2.Event(id="another-1", model="models/m").SerializeToString()
-    batch = writer.number("m", [liar])
-    await writer.write([batch])
-    assert batch.ids == [f"{writer.id}-3"]
+    third = writer.number("m", [liar])
+    await writer.write([third])
+    assert third.ids == [f"{writer.id}-3"]
     entries = await Reader(redis, "g", "m").read(10)
     progress = Progress()
-    events = chain(*(decoded(fresh(progress, entry)) for entry in entries))
+    events = chain(*(decoded(entry, fresh(progress, entry)) for entry in entries))
     assert [event.id for event in events] == [f"{writer.id}-{number}" for number in (1, 2, 3)]
 
 
 async def test_a_batch_that_was_written_again_is_taken_once(redis):
     writer = Writer(redis)
-    batch = writer.number("m", some(4))
-    await writer.write([batch])
-    await writer.write([batch])
+    twice = batch(writer, *map(call, range(4)))
+    await writer.write([twice])
+    await writer.write([twice])
     progress = Progress()
     assert await drain(Reader(redis, "g", "m"), progress) == requests(range(4))
     assert (progress.taken, progress.duplicates) == (4, 4)
@@ -102,7 +102,7 @@ async def test_a_reader_that_died_goes_on_where_its_progress_was_kept(redis):
     entries = await first.read(4)
     taken = []
     for entry in entries[:2]:
-        taken += [e.call.request_id for e in decoded(fresh(progress, entry))]
+        taken += [e.call.request_id for e in decoded(entry, fresh(progress, entry))]
     kept = Progress.from_proto(progress.to_proto())
     # It dies here: two entries taken in and kept, two read and not, none acknowledged.
     second = Reader(redis, "g", "m", kept.position)
@@ -167,7 +167,7 @@ async def test_a_full_stream_drops_the_oldest_and_the_gap_says_how_many(redis):
     for start in range(1, 3001, 10):
         await write(writer, 10, start)
     taken = await drain(reader, progress)
-    assert taken[-1] == "3000"
+    assert taken[-1] == "r-3000"
     assert len(taken) < 3000
     assert progress.taken + progress.lost == 3001
     assert progress.lost >= 1000
@@ -191,9 +191,33 @@ async def test_what_is_no_event_is_passed_over(redis):
     nobodys = fields_of(event_pb2.Entry(events=some(1)))[b"events"]
     assert [e.spoilt for e in entries] == [(), (b"what",), (nobodys,), ()]
     progress = Progress()
-    found = [fresh(progress, entry) for entry in entries]
-    assert [len(events) for events in found] == [1, 0, 0, 1]
-    assert [len(decoded(events)) for events in found] == [0, 0, 0, 1]
+    found = [(entry, fresh(progress, entry)) for entry in entries]
+    assert [len(places) for _, places in found] == [1, 0, 0, 1]
+    assert [len(decoded(*one)) for one in found] == [0, 0, 0, 1]
+
+
+async def test_calls_that_do_not_fit_together_are_passed_over(redis):
+    whole = batch(Writer(redis), call(0), call(1))
+    for calls, count in ((whole.calls, 1 << 40), (b"\xff\xff", 2), (whole.calls, 2)):
+        entry = event_pb2.Entry(calls=calls, count=count, writer="w", first=1)
+        await redis.xadd(stream_key("m"), fields_of(entry))
+    both = event_pb2.Entry(calls=whole.calls, count=2, events=some(1), writer="w", first=1)
+    none = event_pb2.Entry(calls=whole.calls, count=-1, writer="w", first=1)
+    for entry in (both, none):
+        await redis.xadd(stream_key("m"), fields_of(entry))
+    entries = await Reader(redis, "g", "m").read(10)
+    assert [len(e.spoilt) for e in entries] == [0, 0, 0, 1, 1]
+    found = [decoded(entry, range(min(entry.count, 2))) for entry in entries]
+    assert [[e.id for e in events] for events in found] == [[], [], ["w-1", "w-2"], [], []]
+
+
+async def test_an_entry_of_which_a_part_was_read_gives_the_rest(redis):
+    whole, progress = batch(Writer(redis), *map(call, range(4))), Progress()
+    progress.take("1-0", whole.writer, 1, 2)
+    entry = Entry("2-0", whole.writer, 1, 4, calls=whole.calls)
+    places = fresh(progress, entry)
+    assert [e.call.request_id for e in decoded(entry, places)] == requests(range(2, 4))
+    assert [e.id for e in decoded(entry, places)] == whole.ids[2:]
 
 
 async def test_entries_that_were_cut_off_unread_hold_nothing_up(redis):
@@ -216,14 +240,14 @@ async def test_redis_is_away_and_comes_back(tmp_path_factory):
         taken = await drain(reader, progress)
         os.kill(process.pid, signal.SIGKILL)
         await asyncio.to_thread(process.wait)
-        batch = writer.number("m", some(3, 3))
+        three = batch(writer, *map(call, range(3, 6)))
         with pytest.raises(StoreUnavailable):
-            await writer.write([batch])
+            await writer.write([three])
         with pytest.raises(StoreUnavailable):
             await reader.read(10)
     (folder / "s").unlink(missing_ok=True)
     with redis_server.running(folder, folder / "s", fsync="always"):
-        await writer.write([batch])
+        await writer.write([three])
         taken += await drain(reader, progress)
         assert taken == requests(range(6))
         assert progress.lost == progress.duplicates == 0

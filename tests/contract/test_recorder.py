@@ -6,6 +6,7 @@ import signal
 import time
 from contextlib import asynccontextmanager
 
+import numpy as np
 import psutil
 import pytest
 
@@ -17,13 +18,17 @@ from gateway.tap import Tap
 from modelyard import redis_server
 from modelyard.catalog import Catalog, Route
 from modelyard.catalog.model import frozen
+from modelyard.client.inference import inputs_of
 from modelyard.errors import InvalidArgument, StoreUnavailable
+from modelyard.events.payloads import Payloads
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh
 from modelyard.events.streams import decoded
 from modelyard.events.v1 import event_pb2
+from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.names import VersionName
 from modelyard.redis_client import connect
+from tests.kit.events import request
 
 V1 = VersionName("m", 1)
 CATALOG = Catalog(1, routes=frozen({"m": Route("m", tap=1.0)}))
@@ -69,7 +74,7 @@ async def logged(log):
     found = []
     reader = Reader(redis, "test", "m")
     while entries := await reader.read(100):
-        found += [e for entry in entries for e in decoded(fresh(progress, entry))]
+        found += [e for entry in entries for e in decoded(entry, fresh(progress, entry))]
     await redis.aclose()
     return found
 
@@ -135,6 +140,43 @@ async def test_calls_that_cannot_be_told_are_dropped_and_stop_nothing(log):
         await until(lambda: tap.counts.written == 1)
         assert (tap.waiting, tap._bytes) == (0, 0)
     assert [e.call.request_id for e in await logged(log)] == ["r"]
+
+
+async def test_a_call_that_no_message_can_hold_is_dropped_alone(log):
+    async with recorder(log) as (tap, _):
+        for request_id in ("before", "\udc80", "after"):
+            call(tap, request_id)
+        await until(lambda: not tap.waiting)
+        assert (tap.counts.written, tap.counts.dropped, tap._bytes) == (2, 1, 0)
+    events = await logged(log)
+    assert [e.call.request_id for e in events] == ["before", "after"]
+    # No number was given to what is not there.
+    assert [e.id.partition("-")[2] for e in events] == ["1", "2"]
+
+
+async def test_what_is_redacted_or_too_large_is_not_in_the_log(log, tmp_path):
+    (tmp_path / "rules.yaml").write_text("- inputs: {x: drop}\n")
+    settings = {
+        "events_inline": 100,
+        "payloads": str(tmp_path / "payloads"),
+        "redaction": tmp_path / "rules.yaml",
+    }
+    secret = request(x=np.full(9, 1.5, np.float32), y=np.float32([2.5]))
+    async with recorder(log, **settings) as (tap, _):
+        call(tap, "small", secret)
+        call(tap, "large", request(x=np.full(1000, 1.5, np.float32)))
+        call(tap, "unreadable", b"\xff\xff")
+        await until(lambda: tap.counts.written == 3)
+        assert tap._bytes == 0
+    small, large, unreadable = (e.call.request for e in await logged(log))
+    inputs = inputs_of(oip.ModelInferRequest.FromString(small.inline))
+    assert not inputs["x"].any()
+    assert inputs["y"].tolist() == [2.5]
+    assert small.redacted and large.redacted and unreadable.redacted
+    assert (unreadable.WhichOneof("place"), unreadable.size) == (None, 2)
+    aside = await Payloads(settings["payloads"]).get(large)
+    assert len(aside) == large.size > 4000
+    assert not inputs_of(oip.ModelInferRequest.FromString(aside))["x"].any()
 
 
 async def test_an_event_is_written_before_it_is_told(log):

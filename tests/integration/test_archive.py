@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import duckdb
@@ -18,6 +19,7 @@ import pytest
 from modelyard import redis_server
 from modelyard.archive.reading import Archive, Query
 from modelyard.archive.rows import event_of
+from modelyard.events.calls import facts_of, pack
 from modelyard.events.payloads import Payloads
 from modelyard.events.streams import fields_of, stream_key
 from modelyard.events.v1 import event_pb2
@@ -26,7 +28,7 @@ from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.redis_client import connect
 from services.archive.collector import Collector, Flush
 from services.archive.partitions import Partitions
-from tests.kit.events import T0, call, feedback
+from tests.kit.events import T0, batch, call, feedback
 from tests.kit.yard import eventually
 
 
@@ -47,7 +49,7 @@ async def redis(log):
 async def write(redis, *events, writer=None, bounds=None):
     writer = writer or Writer(redis, bounds or Bounds())
     for event in events:
-        await writer.write([writer.number("m", [event.SerializeToString()])])
+        await writer.write([batch(writer, event)])
     return writer
 
 
@@ -56,6 +58,10 @@ async def collect(redis, root, payloads=None, **flush):
     collector.end()
     await collector.run()
     return collector
+
+
+def requests(count):
+    return [f"r-{number}" for number in range(count)]
 
 
 def ids(root, **query):
@@ -114,12 +120,51 @@ async def test_a_second_run_adds_what_came_since(redis, tmp_path):
 
 async def test_a_batch_that_was_written_again_is_archived_once(redis, tmp_path):
     writer = Writer(redis)
-    batch = writer.number("m", [call(n).SerializeToString() for n in range(2)])
-    await writer.write([batch])
-    await writer.write([batch])
+    twice = batch(writer, call(0), call(1))
+    await writer.write([twice])
+    await writer.write([twice])
     collector = await collect(redis, tmp_path)
     assert ids(tmp_path) == ["r-0", "r-1"]
     assert collector.progress.duplicates == 2
+
+
+async def test_an_entry_of_which_a_part_was_archived_adds_the_rest(redis, tmp_path):
+    writer = Writer(redis)
+    whole = batch(writer, *map(call, range(4)))
+    first = replace(
+        whole, count=2, calls=pack([facts_of(call(n)) for n in range(2)]).SerializeToString()
+    )
+    await writer.write([first])
+    await writer.write([whole])
+    collector = await collect(redis, tmp_path)
+    assert ids(tmp_path) == requests(4)
+    events = [row["event_id"] for row in Archive(str(tmp_path)).rows(Query("m"))]
+    assert events == whole.ids
+    assert collector.progress.duplicates == 2
+
+
+async def test_events_of_an_earlier_gateway_are_archived_too(redis, tmp_path):
+    writer = Writer(redis)
+    events = [call(0), feedback(0, y=[1.0]), call(1, error="OVERLOADED")]
+    await writer.write([writer.number("m", [event.SerializeToString() for event in events])])
+    await writer.write([batch(writer, call(2))])
+    collector = await collect(redis, tmp_path)
+    rows = list(Archive(str(tmp_path)).rows(Query("m")))
+    assert [row["request_id"] for row in rows] == requests(3)
+    assert [row["event_id"] for row in rows] == [f"{writer.id}-{n}" for n in (1, 3, 4)]
+    assert [row["error"] for row in rows] == [None, "OVERLOADED", None]
+    assert (collector.counts.rows, collector.counts.spoilt) == (4, 0)
+
+
+async def test_calls_that_do_not_fit_together_are_set_aside(redis, tmp_path):
+    writer = Writer(redis)
+    whole = batch(writer, call(0), call(1))
+    await writer.write([replace(whole, calls=whole.calls[:-1]), batch(writer, call(2))])
+    collector = await collect(redis, tmp_path)
+    assert ids(tmp_path) == ["r-2"]
+    assert (collector.counts.spoilt, collector.progress.lost) == (2, 0)
+    (kept,) = (tmp_path / "_spoilt" / "model=m").iterdir()
+    assert kept.read_bytes() == whole.calls[:-1]
 
 
 async def test_a_write_that_never_ended_is_taken_back(redis, tmp_path):
@@ -310,10 +355,9 @@ async def test_killed_again_and_again_it_has_each_call_once(log, redis, tmp_path
         for _ in range(6):
             until = time.monotonic() + rng.uniform(0.4, 1.2)
             while time.monotonic() < until:
-                calls = [call(written + i).SerializeToString() for i in range(5)]
-                batch = writer.number("m", calls)
+                five = batch(writer, *(call(written + i) for i in range(5)))
                 written += 5
-                await writer.write([batch])
+                await writer.write([five])
                 await asyncio.sleep(0.002)
             os.kill(process.pid, signal.SIGKILL)
             process.wait()

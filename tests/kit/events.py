@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from modelyard.client.codec import datatype_of, encode
+from modelyard.events.calls import facts_of, pack
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh
 from modelyard.events.streams import decoded
@@ -88,6 +89,14 @@ def feedback(number, model="m", **truths):
     return event
 
 
+def batch(writer, *events, model="m"):
+    """Events of one kind as a gateway's recorder writes them: calls, or truths."""
+    if events[0].HasField("call"):
+        calls = pack([facts_of(event) for event in events])
+        return writer.number_calls(model, calls.SerializeToString(), len(events))
+    return writer.number(model, [event.SerializeToString() for event in events])
+
+
 async def logged(yard, group, model="m"):
     """The events of a model that a yard's log holds, each once; a group reads them once."""
     redis = connect(f"unix://{yard.layout.events_socket}")
@@ -95,6 +104,6 @@ async def logged(yard, group, model="m"):
     found = []
     while entries := await reader.read(100):
         for entry in entries:
-            found += decoded(fresh(progress, entry))
+            found += decoded(entry, fresh(progress, entry))
     await redis.aclose()
     return found

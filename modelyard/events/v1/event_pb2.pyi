@@ -70,17 +70,25 @@ Global___Event: typing_extensions.TypeAlias = Event
 
 @typing.final
 class Entry(google.protobuf.message.Message):
-    """An entry of a model's stream in Redis: the one field of it, `events`."""
+    """An entry of a model's stream in Redis: the one field of it, `events`. It holds calls or events, not
+    both.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: builtins.int
     WRITER_FIELD_NUMBER: builtins.int
     FIRST_FIELD_NUMBER: builtins.int
+    CALLS_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
     writer: builtins.str
     """Who wrote them."""
     first: builtins.int
     """The number of the first of them."""
+    calls: builtins.bytes
+    """Serialized `Calls`, in the order of their numbers."""
+    count: builtins.int
+    """How many calls those are."""
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """Serialized events, in the order of their numbers. Each stands for itself: one that is spoilt
@@ -93,10 +101,279 @@ class Entry(google.protobuf.message.Message):
         events: collections.abc.Iterable[builtins.bytes] | None = ...,
         writer: builtins.str = ...,
         first: builtins.int = ...,
+        calls: builtins.bytes = ...,
+        count: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["events", b"events", "first", b"first", "writer", b"writer"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["calls", b"calls", "count", b"count", "events", b"events", "first", b"first", "writer", b"writer"]) -> None: ...
 
 Global___Entry: typing_extensions.TypeAlias = Entry
+
+@typing.final
+class Calls(google.protobuf.message.Message):
+    """Calls of one model that were sampled, field by field: the first value of each field is the first
+    call's, and so on. A field of which there is nothing is the default for all of them: zero, false
+    or "". A number that is not known is NaN.
+
+    Each call stands for an `Event` of its own. So many at a time are written and read at an eighth of
+    the cost: what is served beside feels it.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class Metadata(google.protobuf.message.Message):
+        """What callers sent and hosts saw."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        COUNT_FIELD_NUMBER: builtins.int
+        KEY_FIELD_NUMBER: builtins.int
+        TEXT_FIELD_NUMBER: builtins.int
+        BINARY_FIELD_NUMBER: builtins.int
+        @property
+        def count(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+            """How many entries each call has; the other fields hold one value for each entry of all calls."""
+
+        @property
+        def key(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+            """The keys."""
+
+        @property
+        def text(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+            """The values of keys that do not end in `-bin`, "" for others."""
+
+        @property
+        def binary(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+            """The values of keys that end in `-bin`, nothing for others."""
+
+        def __init__(
+            self,
+            *,
+            count: collections.abc.Iterable[builtins.int] | None = ...,
+            key: collections.abc.Iterable[builtins.str] | None = ...,
+            text: collections.abc.Iterable[builtins.str] | None = ...,
+            binary: collections.abc.Iterable[builtins.bytes] | None = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["binary", b"binary", "count", b"count", "key", b"key", "text", b"text"]) -> None: ...
+
+    @typing.final
+    class Attempts(google.protobuf.message.Message):
+        """Every attempt that was made, in the order of their starts; see `Attempt`."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        COUNT_FIELD_NUMBER: builtins.int
+        VERSION_FIELD_NUMBER: builtins.int
+        DIGEST_FIELD_NUMBER: builtins.int
+        KIND_FIELD_NUMBER: builtins.int
+        HOST_FIELD_NUMBER: builtins.int
+        START_FIELD_NUMBER: builtins.int
+        END_FIELD_NUMBER: builtins.int
+        OUTCOME_FIELD_NUMBER: builtins.int
+        ERROR_FIELD_NUMBER: builtins.int
+        @property
+        def count(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+            """How many each call has; the other fields hold one value for each attempt of all calls."""
+
+        @property
+        def version(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+            """As `Attempt.version`."""
+
+        @property
+        def digest(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+            """As `Attempt.digest`."""
+
+        @property
+        def kind(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+            """As `Attempt.kind`."""
+
+        @property
+        def host(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+            """As `Attempt.host`."""
+
+        @property
+        def start(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+            """When it began, in seconds from the call's arrival."""
+
+        @property
+        def end(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+            """When it ended, in seconds from the call's arrival; NaN where it had not ended."""
+
+        @property
+        def outcome(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___Attempt.Outcome.ValueType]:
+            """As `Attempt.outcome`."""
+
+        @property
+        def error(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+            """As `Attempt.error`."""
+
+        def __init__(
+            self,
+            *,
+            count: collections.abc.Iterable[builtins.int] | None = ...,
+            version: collections.abc.Iterable[builtins.str] | None = ...,
+            digest: collections.abc.Iterable[builtins.str] | None = ...,
+            kind: collections.abc.Iterable[builtins.str] | None = ...,
+            host: collections.abc.Iterable[builtins.str] | None = ...,
+            start: collections.abc.Iterable[builtins.float] | None = ...,
+            end: collections.abc.Iterable[builtins.float] | None = ...,
+            outcome: collections.abc.Iterable[Global___Attempt.Outcome.ValueType] | None = ...,
+            error: collections.abc.Iterable[builtins.str] | None = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["count", b"count", "digest", b"digest", "end", b"end", "error", b"error", "host", b"host", "kind", b"kind", "outcome", b"outcome", "start", b"start", "version", b"version"]) -> None: ...
+
+    @typing.final
+    class Payloads(google.protobuf.message.Message):
+        """Requests or responses; see `Payload`."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        INLINE_FIELD_NUMBER: builtins.int
+        SIZE_FIELD_NUMBER: builtins.int
+        REFERENCE_FIELD_NUMBER: builtins.int
+        REDACTED_FIELD_NUMBER: builtins.int
+        @property
+        def inline(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+            """The bytes, for those that are here."""
+
+        @property
+        def size(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+            """How many bytes each has, wherever they lie."""
+
+        @property
+        def reference(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+            """As `Payload.reference`, for those that lie elsewhere. One that has a size and neither bytes
+            nor a reference was left out.
+            """
+
+        @property
+        def redacted(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bool]:
+            """As `Payload.redacted`."""
+
+        def __init__(
+            self,
+            *,
+            inline: collections.abc.Iterable[builtins.bytes] | None = ...,
+            size: collections.abc.Iterable[builtins.int] | None = ...,
+            reference: collections.abc.Iterable[builtins.str] | None = ...,
+            redacted: collections.abc.Iterable[builtins.bool] | None = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["inline", b"inline", "redacted", b"redacted", "reference", b"reference", "size", b"size"]) -> None: ...
+
+    MODEL_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    SELECTOR_FIELD_NUMBER: builtins.int
+    DEADLINE_FIELD_NUMBER: builtins.int
+    DURATION_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    ROUTE_REVISION_FIELD_NUMBER: builtins.int
+    SCHEMA_FIELD_NUMBER: builtins.int
+    METADATA_FIELD_NUMBER: builtins.int
+    ATTEMPTS_FIELD_NUMBER: builtins.int
+    SERVED_BY_FIELD_NUMBER: builtins.int
+    ANSWER_ATTEMPT_FIELD_NUMBER: builtins.int
+    ANSWER_HOST_FIELD_NUMBER: builtins.int
+    FAILURE_REASON_FIELD_NUMBER: builtins.int
+    FAILURE_MESSAGE_FIELD_NUMBER: builtins.int
+    REQUEST_FIELD_NUMBER: builtins.int
+    RESPONSE_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """`models/{model}`."""
+    @property
+    def request_id(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As `Call.request_id`."""
+
+    @property
+    def time(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """When each arrived, in Unix seconds."""
+
+    @property
+    def selector(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As `Call.selector`."""
+
+    @property
+    def deadline(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """The seconds that each had from its arrival; NaN for no deadline."""
+
+    @property
+    def duration(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """The seconds until each was answered or failed."""
+
+    @property
+    def revision(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """As `Call.revision`."""
+
+    @property
+    def route_revision(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """As `Call.route_revision`."""
+
+    @property
+    def schema(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As `Call.schema`."""
+
+    @property
+    def metadata(self) -> Global___Calls.Metadata:
+        """As `Call.metadata`; its `modelyard-tenant` is the call's tenant."""
+
+    @property
+    def attempts(self) -> Global___Calls.Attempts:
+        """As `Call.attempts`."""
+
+    @property
+    def served_by(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As `Answer.served_by`; "" for calls that failed."""
+
+    @property
+    def answer_attempt(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As `Answer.attempt`."""
+
+    @property
+    def answer_host(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As `Answer.host`."""
+
+    @property
+    def failure_reason(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As `Failure.reason`; "" for calls that were answered."""
+
+    @property
+    def failure_message(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As `Failure.message`."""
+
+    @property
+    def request(self) -> Global___Calls.Payloads:
+        """As `Call.request`."""
+
+    @property
+    def response(self) -> Global___Calls.Payloads:
+        """As `Call.response`; nothing for calls that failed."""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        request_id: collections.abc.Iterable[builtins.str] | None = ...,
+        time: collections.abc.Iterable[builtins.float] | None = ...,
+        selector: collections.abc.Iterable[builtins.str] | None = ...,
+        deadline: collections.abc.Iterable[builtins.float] | None = ...,
+        duration: collections.abc.Iterable[builtins.float] | None = ...,
+        revision: collections.abc.Iterable[builtins.int] | None = ...,
+        route_revision: collections.abc.Iterable[builtins.int] | None = ...,
+        schema: collections.abc.Iterable[builtins.str] | None = ...,
+        metadata: Global___Calls.Metadata | None = ...,
+        attempts: Global___Calls.Attempts | None = ...,
+        served_by: collections.abc.Iterable[builtins.str] | None = ...,
+        answer_attempt: collections.abc.Iterable[builtins.str] | None = ...,
+        answer_host: collections.abc.Iterable[builtins.str] | None = ...,
+        failure_reason: collections.abc.Iterable[builtins.str] | None = ...,
+        failure_message: collections.abc.Iterable[builtins.str] | None = ...,
+        request: Global___Calls.Payloads | None = ...,
+        response: Global___Calls.Payloads | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["attempts", b"attempts", "metadata", b"metadata", "request", b"request", "response", b"response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["answer_attempt", b"answer_attempt", "answer_host", b"answer_host", "attempts", b"attempts", "deadline", b"deadline", "duration", b"duration", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "metadata", b"metadata", "model", b"model", "request", b"request", "request_id", b"request_id", "response", b"response", "revision", b"revision", "route_revision", b"route_revision", "schema", b"schema", "selector", b"selector", "served_by", b"served_by", "time", b"time"]) -> None: ...
+
+Global___Calls: typing_extensions.TypeAlias = Calls
 
 @typing.final
 class Call(google.protobuf.message.Message):

@@ -3,20 +3,19 @@
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-import pytest
 
 from modelyard.archive import tables
-from modelyard.events.streams import Numbered
+from modelyard.events.calls import facts_of, pack, parse
 from modelyard.events.v1 import event_pb2 as pb
 from tests.kit.events import T0, call, feedback
 
 
-def numbered(*events):
-    return [Numbered(f"w-{n}", event.SerializeToString()) for n, event in enumerate(events, 1)]
-
-
 def held(*events):
-    return tables.calls_of(tables.columns_of(numbered(*events)))
+    calls = pb.Calls()
+    if events:
+        packed = pack([facts_of(event) for event in events]).SerializeToString()
+        calls = parse(packed, len(events))
+    return tables.calls_of(calls, [f"w-{n}" for n in range(1, len(events) + 1)])
 
 
 def rows(*events):
@@ -87,7 +86,7 @@ def test_what_an_event_leaves_out_is_not_made_up() -> None:
     event.call.request_id = "r"
     (row,) = rows(event)
     assert row["time"] == datetime(1970, 1, 1, tzinfo=UTC)
-    assert (row["request"], row["response"], row["inputs"], row["outputs"]) == (None,) * 4
+    assert (row["request"], row["inputs"], row["response"], row["outputs"]) == (b"", [], None, None)
     assert (row["deadline"], row["duration"], row["error"]) == (0.0, 0.0, "")
 
 
@@ -97,21 +96,9 @@ def test_a_deadline_of_ten_thousand_years_is_stored() -> None:
     assert rows(event)[0]["deadline"] > 9e9
 
 
-@pytest.mark.parametrize("spoilt", [b"\xff\xffspoilt", b"\x1a\x01\xff", b"\x0a\x05ab"])
-def test_what_is_no_event_is_told_from_those_around_it(spoilt) -> None:
-    events = numbered(call(1), call(2))
-    events.insert(1, Numbered("w-9", spoilt))
-    with pytest.raises(ValueError):
-        tables.columns_of(events)
-    assert [tables.is_event(event) for event in events] == [True, False, True]
-
-
-def test_truths_are_told_from_calls() -> None:
-    events = numbered(call(1), feedback(1, y=[2.0], b="x"), call(2), feedback(2, y=[3.0]))
-    columns = tables.columns_of(events)
-    truths = tables.feedback_of(events, columns)
-    assert [event.id for event in truths] == ["w-2", "w-4"]
-    assert tables.calls_of(columns)["id"].to_pylist() == ["w-1", "w-3"]
+def test_truths_are_rows_of_feedback() -> None:
+    truths = [feedback(1, y=[2.0], b="x"), feedback(2, y=[3.0])]
+    truths[0].id, truths[1].id = "w-2", "w-4"
     assert [
         (row["event_id"], row["request_id"], row["output"], row["truth"])
         for row in tables.feedback_table(truths).to_pylist()
@@ -123,15 +110,6 @@ def test_truths_are_told_from_calls() -> None:
     assert {tables.day_of(event) for event in truths} == {"2026-03-01"}
 
 
-def test_a_truth_whose_value_is_left_out_stops_nothing() -> None:
-    event = pb.Event()
-    event.feedback.request_id = "r"
-    # Of a map's entry the wire may hold the key alone: field 2 of the feedback, then its key.
-    event.feedback.MergeFromString(b"\x12\x03\x0a\x01y")
-    events = numbered(event, call(1))
-    assert len(tables.feedback_of(events, tables.columns_of(events))) == 1
-
-
 def test_calls_are_parted_by_the_day_of_their_coming() -> None:
     midnight = datetime(2026, 3, 2, tzinfo=UTC)
     calls = held(
@@ -139,7 +117,7 @@ def test_calls_are_parted_by_the_day_of_their_coming() -> None:
         call(2, time=midnight),
         call(3, time=midnight - timedelta(hours=1)),
     )
-    assert {day: of["id"].to_pylist() for day, of in tables.by_day(calls)} == {
+    assert {day: of["event_id"].to_pylist() for day, of in tables.by_day(calls)} == {
         "2026-03-01": ["w-1", "w-3"],
         "2026-03-02": ["w-2"],
     }
@@ -153,20 +131,24 @@ def test_batches_are_one_table_in_their_order() -> None:
     assert inputs == [0.0, 1.0, 2.0]
 
 
-def test_payloads_that_lie_elsewhere_are_put_in_place() -> None:
-    away = call(1)
+def test_payloads_that_are_not_there_are_null() -> None:
+    away, dropped = call(1), call(2)
     away.call.request.reference = "2026-03-01T00/ab"
-    calls = held(call(0), away)
-    assert tables.references(calls, "request") == {1: "2026-03-01T00/ab"}
-    assert tables.references(calls, "response") == {}
-    whole = call(1).call.request.inline
-    assert calls["request"].to_pylist()[1] is None
-    calls = tables.with_payloads(calls, "request", {1: whole})
+    dropped.call.response.ClearField("place")
+    dropped.call.response.redacted = True
+    calls = held(call(0), away, dropped)
+    assert [payload is None for payload in calls["request"].to_pylist()] == [False, True, False]
+    assert [payload is None for payload in calls["response"].to_pylist()] == [False, False, True]
     table = tables.calls_table([calls])
-    assert table["request"].to_pylist() == [call(0).call.request.inline, whole]
-    assert table["inputs"].to_pylist()[1][0]["numbers"] == [1.0, 1.0]
-    payloads = [call(n).call for n in (0, 1)]
-    assert tables.size_of(calls) == sum(p.request.size + p.response.size for p in payloads)
+    assert [row is None for row in table["inputs"].to_pylist()] == [False, True, False]
+    assert table["redacted"].to_pylist() == [False, False, True]
+    here = [
+        call(0).call.request,
+        call(0).call.response,
+        call(1).call.response,
+        call(2).call.request,
+    ]
+    assert tables.size_of(calls) == sum(payload.size for payload in here)
 
 
 def test_the_same_numbers_come_out_whatever_the_datatype() -> None:

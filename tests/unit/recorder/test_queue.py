@@ -5,13 +5,14 @@ import asyncio
 import pytest
 
 from gateway.recorder import queue as queues
-from gateway.recorder.queue import Done, Queue
-from gateway.recorder.record import Record
+from gateway.recorder.queue import Done, Queue, Record
+from modelyard.events.calls import facts_of
 from tests.kit import virtual_time
+from tests.kit.events import call
 
 
 def record(size=100):
-    return Record("m", size, b"event")
+    return Record(facts_of(call()), size)
 
 
 async def test_a_take_waits_for_something_and_is_bounded():

@@ -7,11 +7,11 @@ import pytest
 from gateway.call import Answer, Call, Made
 from gateway.plan import Kind
 from gateway.recorder import frames
-from gateway.recorder.facts import Describer, Facts
-from gateway.recorder.record import Recorder, event_of
+from gateway.recorder.facts import Describer
 from gateway.tap import Recording
 from modelyard.catalog import Catalog, Route
 from modelyard.catalog.model import frozen
+from modelyard.events.calls import event_of
 from modelyard.events.v1 import event_pb2 as pb
 from modelyard.names import ModelName, VersionName
 
@@ -133,23 +133,3 @@ async def test_a_frame_that_is_cut_off_is_none():
         reader.feed_data(whole[:end])
         reader.feed_eof()
         assert await frames.read(reader) is None
-
-
-def test_a_record_with_a_large_payload_is_not_serialized_yet():
-    make = Recorder(100)
-    facts: Facts = Describer()(RACE)
-    small, large = (
-        make(facts._replace(response=b"x" * 100)),
-        make(facts._replace(request=b"x" * 101)),
-    )
-    assert isinstance(small.event, bytes)
-    assert isinstance(large.event, pb.Event)
-    assert (large.event.call.request.inline, large.size) == (b"x" * 101, 107)
-
-
-def test_what_is_redacted_is_not_in_a_record():
-    def redact(event):
-        event.call.request.inline = b""
-
-    made = Recorder(100, redact)(Describer()(RACE))
-    assert pb.Event.FromString(made.event).call.request.inline == b""
