@@ -9,7 +9,7 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -74,16 +74,21 @@ class _Process:
         self._writer.close()
 
     async def _record(self, calls: list[Facts]) -> None:
-        for facts in calls:
-            try:
-                allowed = facts if self._redact is None else self._redact(facts)
-                self._queue.put(Record(allowed, facts.size))
-            except Exception as error:
-                # Whatever cannot be made fit to be stored must not be stored.
-                self._queue.done(facts.size, dropped=1)
-                _log.warning("a call is not recorded", error=type(error).__name__)
+        records = [Record(facts, facts.size) for facts in calls]
+        if self._redact is not None:
+            records = list(self._allowed(records, self._redact))
+        self._queue.put(records)
         # What came meanwhile has its turn: a frame that is there already is read without one.
         await asyncio.sleep(0)
+
+    def _allowed(self, records: Iterable[Record], redact: Redaction) -> Iterator[Record]:
+        for facts, size in records:
+            try:
+                yield Record(redact(facts), size)
+            except Exception as error:
+                # Whatever cannot be made fit to be stored must not be stored.
+                self._queue.done(size, dropped=1)
+                _log.warning("a call is not recorded", error=type(error).__name__)
 
     async def _write(self, shipper: Shipper, number: int, model: str, event: bytes) -> None:
         try:

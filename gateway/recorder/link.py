@@ -18,7 +18,7 @@ import structlog
 from gateway.recorder import frames
 from gateway.recorder.facts import Describer
 from gateway.settings import GatewaySettings
-from gateway.tap import Tap
+from gateway.tap import Recording, Tap
 from modelyard.backoff import Backoff
 from modelyard.errors import InvalidArgument, StoreUnavailable
 from modelyard.events.v1 import event_pb2
@@ -26,9 +26,11 @@ from modelyard.tasks import end
 
 _log = structlog.get_logger(__name__)
 
-# So long, in seconds, calls gather before they are handed over, and so many go in a turn of the
-# loop: each costs it some microseconds, and each turn keeps whoever calls meanwhile waiting.
-_GATHER, _AT_ONCE = 0.2, 16
+# So long, in seconds, calls gather before they are handed over, and so many are told of in a turn
+# of the loop: each costs it some microseconds, and each turn keeps whoever calls meanwhile waiting.
+_GATHER, _AT_ONCE = 0.5, 16
+# So many bytes are sent at once, for each arrival wakes the recorder: about what a socket takes.
+_SEND = 128 << 10
 # A recorder that is told to end has so long, in seconds: for what waits, and to go.
 _PATIENCE = 7.0
 _POLL = 0.02
@@ -149,21 +151,28 @@ class RecorderLink:
         while True:
             await self._tap.filled()
             await asyncio.sleep(_GATHER)
+            pieces: list[bytes] = []
             while taken := self._tap.take(_AT_ONCE):
-                size = sum(recording.size for recording in taken)
-                try:
-                    frame = frames.pack(frames.CALLS, map(self._describe, taken))
-                except Exception as error:
-                    # Whatever cannot be told must not end the telling of others.
-                    self._tap.done(size, dropped=len(taken))
-                    _log.warning("calls are not recorded", error=type(error).__name__)
-                    continue
-                self._bytes += size
-                with suppress(ConnectionError):
-                    writer.writelines(frame)
-                    await writer.drain()
+                pieces += self._told(taken)
+                if sum(map(len, pieces)) >= _SEND:
+                    await _sent(writer, pieces)
+                    pieces = []
                 # After the calls that came meanwhile.
                 await asyncio.sleep(0)
+            await _sent(writer, pieces)
+
+    def _told(self, recordings: list[Recording]) -> list[bytes]:
+        """A frame that tells of calls."""
+        size = sum(recording.size for recording in recordings)
+        try:
+            frame = frames.pack(frames.CALLS, map(self._describe, recordings))
+        except Exception as error:
+            # Whatever cannot be told must not end the telling of others.
+            self._tap.done(size, dropped=len(recordings))
+            _log.warning("calls are not recorded", error=type(error).__name__)
+            return []
+        self._bytes += size
+        return frame
 
     def _heard(self, kind: str, value: tuple[object, ...] | None) -> None:
         match kind, value:
@@ -210,6 +219,12 @@ def _begun(link: int) -> "subprocess.Popen[bytes]":
     """A recorder that has this end of the socket."""
     command = [sys.executable, "-m", "gateway.recorder", str(link)]
     return subprocess.Popen(command, pass_fds=(link,), stdin=subprocess.DEVNULL)
+
+
+async def _sent(writer: asyncio.StreamWriter, pieces: list[bytes]) -> None:
+    with suppress(ConnectionError):
+        writer.writelines(pieces)
+        await writer.drain()
 
 
 async def _gone(process: "subprocess.Popen[bytes]") -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -52,11 +53,12 @@ class Queue:
         self._done = Done()
         self._news = asyncio.Event()
 
-    def put(self, record: Record) -> None:
-        """Takes one over."""
-        self._waiting.append(record)
-        self._bytes += record.size
-        self._filled.set()
+    def put(self, records: Sequence[Record]) -> None:
+        """Takes some over."""
+        self._waiting.extend(records)
+        self._bytes += sum(record.size for record in records)
+        if self._waiting:
+            self._filled.set()
         if len(self._waiting) >= WRITE or self._bytes >= WRITE_BYTES:
             self._enough.set()
 

@@ -112,15 +112,15 @@ class Shipper:
     async def _ship(self, records: Sequence[Record]) -> None:
         by_model: dict[str, list[Record]] = defaultdict(list)
         for record in records:
-            facts = record.facts
-            try:
-                if self._is_large(facts.request) or self._is_large(facts.response):
-                    facts = await self._set_aside(facts)
-            except Exception as error:
-                # Whatever a store's driver raises must not end the tap.
-                self._drop(record, error)
-                continue
-            by_model[facts.model].append(Record(facts, record.size))
+            # Nothing of a small call is large, and nearly all are small.
+            if record.facts.size > self._inline:
+                try:
+                    record = Record(await self._set_aside(record.facts), record.size)
+                except Exception as error:
+                    # Whatever a store's driver raises must not end the tap.
+                    self._drop(record, error)
+                    continue
+            by_model[record.facts.model].append(record)
         batches, size = [], 0
         for model, held in by_model.items():
             calls, written = self._packed(held)

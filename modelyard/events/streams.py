@@ -10,7 +10,7 @@ from itertools import islice
 
 from google.protobuf.message import DecodeError
 
-from modelyard.events.calls import event_of, parse, unpack
+from modelyard.events.calls import Facts, event_of, parse, unpack
 from modelyard.events.v1 import event_pb2
 
 # The models that have a stream.
@@ -64,10 +64,15 @@ def entry_of(position: str, fields: Mapping[bytes, bytes]) -> Entry:
     except (KeyError, DecodeError):
         return Entry(position, spoilt=tuple(fields.values()))
     events, count = tuple(entry.events), entry.count if entry.calls else len(entry.events)
-    if not entry.writer or entry.first < 1 or count < 0 or (entry.calls and events):
-        # Nobody numbered it, or nobody knows what.
+    numbered = entry.writer and entry.first >= 1
+    if not numbered or (entry.calls and (events or not _may_be(entry.calls, count))):
         return Entry(position, spoilt=tuple(fields.values()))
     return Entry(position, entry.writer, entry.first, count, events, entry.calls)
+
+
+def _may_be(calls: bytes, count: int) -> bool:
+    """Whether so many calls can be in so few bytes: the time of each takes eight."""
+    return 0 <= 8 * count <= len(calls)
 
 
 def make_id(writer: str, number: int) -> str:
@@ -91,9 +96,17 @@ def _events(entry: Entry, places: range) -> Iterator[event_pb2.Event | None]:
         return
     try:
         calls = unpack(parse(entry.calls, entry.count))
-        yield from [event_of(facts) for facts in islice(calls, places.start, places.stop)]
-    except (ValueError, OverflowError):
+    except ValueError:
         return
+    yield from map(_event_of, islice(calls, places.start, places.stop))
+
+
+def _event_of(facts: Facts) -> event_pb2.Event | None:
+    try:
+        return event_of(facts)
+    except (ValueError, OverflowError):
+        # Seconds that no duration holds.
+        return None
 
 
 def _event(data: bytes) -> event_pb2.Event | None:

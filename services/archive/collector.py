@@ -4,27 +4,24 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import structlog
-from google.protobuf.message import DecodeError
 
 from modelyard.archive import tables
 from modelyard.archive.schema import CALLS, FEEDBACK, SCHEMAS
 from modelyard.backoff import Backoff
-from modelyard.errors import BlobNotFound, StoreUnavailable
-from modelyard.events.calls import facts_of, pack, parse, unpack
+from modelyard.errors import StoreUnavailable
 from modelyard.events.payloads import Payloads
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh
 from modelyard.events.streams import Entry
 from modelyard.events.v1 import event_pb2 as pb
+from services.archive.intake import Counts, Intake
 from services.archive.partitions import Partition, Partitions
 
 _log = structlog.get_logger(__name__)
@@ -54,25 +51,6 @@ class Flush:
     seconds: float = 30.0
 
 
-@dataclass(slots=True)
-class Counts:
-    """What became of a model's events, since this process began.
-
-    Attributes:
-        rows: Written to the archive.
-        written: Bytes of files.
-        spoilt: No events; set aside.
-        missing: Payloads that were gone before they could be archived.
-        waiting: Rows that are not written yet.
-    """
-
-    rows: int = 0
-    written: int = 0
-    spoilt: int = 0
-    missing: int = 0
-    waiting: int = 0
-
-
 class Collector:
     """Carries one model's events.
 
@@ -97,7 +75,6 @@ class Collector:
         self._model = model
         self._redis = redis
         self._partitions = partitions
-        self._payloads = payloads
         self._flush = flush
         self._retention = retention
         self._calls: defaultdict[str, list[pa.RecordBatch]] = defaultdict(list)
@@ -109,6 +86,7 @@ class Collector:
         self._pause = min(flush.seconds * _PART, _PAUSE)
         self.progress = Progress()
         self.counts = Counts()
+        self._intake = Intake(partitions, payloads, self.counts)
 
     def end(self) -> None:
         """Has `run` write what waits, and return."""
@@ -137,8 +115,10 @@ class Collector:
         while True:
             ending = self._ending.is_set()
             entries = await reader.read(_ENTRIES)
-            if entries:
-                await self._take(entries)
+            for entry in entries:
+                await self._take(entry)
+            if len(entries) < _ENTRIES or self._intake.is_enough:
+                await self._convert()
             if self._is_due() or (ending and not entries):
                 await self._write()
                 if self.progress.position:
@@ -153,75 +133,21 @@ class Collector:
                     async with asyncio.timeout(self._pause):
                         await self._ending.wait()
 
-    async def _take(self, entries: Sequence[Entry]) -> None:
-        calls, ids = pb.Calls(), list[str]()
-        for entry in entries:
-            await self._set_aside(entry, entry.spoilt, len(entry.spoilt))
-            places = fresh(self.progress, entry)
-            if entry.calls and places:
-                try:
-                    calls.MergeFrom(_some(parse(entry.calls, entry.count), places))
-                except ValueError:
-                    await self._set_aside(entry, [entry.calls], len(places))
-                else:
-                    ids += map(entry.id_of, places)
-            elif places:
-                older, spoilt = self._events(entry, places)
-                for number, event in older:
-                    calls.MergeFrom(event)
-                    ids.append(number)
-                await self._set_aside(entry, spoilt, len(spoilt))
-        for payloads in (calls.request, calls.response):
-            await self._fetch(payloads)
-        columns = tables.calls_of(calls, ids)
-        for day, of_day in tables.by_day(columns):
-            self._calls[day].append(of_day)
-        self.counts.waiting += columns.num_rows
-        self._size += tables.size_of(columns)
+    async def _take(self, entry: Entry) -> None:
+        for event in await self._intake.take(entry, fresh(self.progress, entry)):
+            self._feedback[tables.day_of(event)].append(event)
+            self.counts.waiting += len(event.feedback.truths)
         if self._since is None:
             self._since = time.monotonic()
 
-    def _events(
-        self, entry: Entry, places: range
-    ) -> tuple[list[tuple[str, pb.Calls]], list[bytes]]:
-        """Takes truths in; gives the calls among events with their ids, and what is no event.
-
-        A gateway of an earlier version writes calls so.
-        """
-        calls, spoilt = [], []
-        for place in places:
-            data = entry.events[place]
-            try:
-                event = pb.Event.FromString(data)
-                event.id = entry.id_of(place)
-                if event.HasField("call"):
-                    packed = pack([facts_of(event)]).SerializeToString()
-                    calls.append((event.id, parse(packed, 1)))
-                elif event.HasField("feedback"):
-                    self._feedback[tables.day_of(event)].append(event)
-                    self.counts.waiting += len(event.feedback.truths)
-            except (DecodeError, ValueError, OverflowError):
-                spoilt.append(data)
-        return calls, spoilt
-
-    async def _set_aside(self, entry: Entry, spoilt: Sequence[bytes], count: int) -> None:
-        if spoilt:
-            self.counts.spoilt += count
-            await asyncio.to_thread(self._partitions.set_aside, entry.position, spoilt)
-
-    async def _fetch(self, payloads: pb.Calls.Payloads) -> None:
-        """Puts payloads that lie elsewhere in place, as far as they are still there."""
-        if self._payloads is None:
+    async def _convert(self) -> None:
+        if not self._intake:
             return
-        for row, reference in enumerate(payloads.reference):
-            if not reference:
-                continue
-            try:
-                found = await self._payloads.get(pb.Payload(reference=reference))
-            except BlobNotFound:
-                self.counts.missing += 1
-            else:
-                payloads.inline[row], payloads.size[row] = found, len(found)
+        calls = await self._intake.calls()
+        for day, of_day in tables.by_day(calls):
+            self._calls[day].append(of_day)
+        self.counts.waiting += calls.num_rows
+        self._size += tables.size_of(calls)
 
     def _is_due(self) -> bool:
         return self._since is not None and (
@@ -233,6 +159,7 @@ class Collector:
     async def _write(self) -> None:
         if self._since is None:
             return
+        await self._convert()
         self.counts.written += await asyncio.to_thread(self._take_in)
         self.counts.rows += self.counts.waiting
         self._clear()
@@ -247,6 +174,7 @@ class Collector:
         return self._partitions.write(made, self.progress)
 
     def _clear(self) -> None:
+        self._intake.clear()
         self._calls.clear()
         self._feedback.clear()
         self._size, self._since, self.counts.waiting = 0, None, 0
@@ -263,11 +191,3 @@ class Collector:
             for day in await asyncio.to_thread(self._partitions.days, table):
                 if day < today:
                     await asyncio.to_thread(self._partitions.merge, table, day)
-
-
-def _some(calls: pb.Calls, places: range) -> pb.Calls:
-    """Those at some places, which are all but for copies."""
-    if len(places) == len(calls.time):
-        return calls
-    some = list(islice(unpack(calls), places.start, places.stop))
-    return parse(pack(some).SerializeToString(), len(some))

@@ -114,8 +114,8 @@ class Calls(google.protobuf.message.Message):
     call's, and so on. A field of which there is nothing is the default for all of them: zero, false
     or "". A number that is not known is NaN.
 
-    Each call stands for an `Event` of its own. So many at a time are written and read at an eighth of
-    the cost: what is served beside feels it.
+    Each call stands for an `Event` of its own. Many at a time cost far less so than events do, which
+    calls that are served beside feel.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

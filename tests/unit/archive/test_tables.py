@@ -5,17 +5,16 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from modelyard.archive import tables
-from modelyard.events.calls import facts_of, pack, parse
+from modelyard.events.calls import facts_of, pack
 from modelyard.events.v1 import event_pb2 as pb
 from tests.kit.events import T0, call, feedback
 
 
 def held(*events):
-    calls = pb.Calls()
-    if events:
-        packed = pack([facts_of(event) for event in events]).SerializeToString()
-        calls = parse(packed, len(events))
-    return tables.calls_of(calls, [f"w-{n}" for n in range(1, len(events) + 1)])
+    if not events:
+        return tables.calls_of([], [])
+    packed = pack([facts_of(event) for event in events]).SerializeToString()
+    return tables.calls_of([packed], [[f"w-{n}" for n in range(1, len(events) + 1)]])
 
 
 def rows(*events):
@@ -129,6 +128,22 @@ def test_batches_are_one_table_in_their_order() -> None:
     assert table["request_id"].to_pylist() == ["r-0", "r-1", "r-2"]
     inputs = [row[0]["numbers"][0] for row in table["inputs"].to_pylist()]
     assert inputs == [0.0, 1.0, 2.0]
+
+
+def test_payloads_that_lie_elsewhere_are_put_in_place() -> None:
+    away = call(1)
+    away.call.request.reference = "2026-03-01T00/ab"
+    calls = held(call(0), away)
+    assert tables.references(calls, "request") == {1: "2026-03-01T00/ab"}
+    assert tables.references(calls, "response") == {}
+    whole = call(1).call.request.inline
+    assert calls["request"].to_pylist()[1] is None
+    calls = tables.with_payloads(calls, "request", {1: whole})
+    table = tables.calls_table([calls])
+    assert table["request"].to_pylist() == [call(0).call.request.inline, whole]
+    assert table["inputs"].to_pylist()[1][0]["numbers"] == [1.0, 1.0]
+    payloads = [call(n).call for n in (0, 1)]
+    assert tables.size_of(calls) == sum(p.request.size + p.response.size for p in payloads)
 
 
 def test_payloads_that_are_not_there_are_null() -> None:

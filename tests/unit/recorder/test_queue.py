@@ -21,7 +21,7 @@ async def test_a_take_waits_for_something_and_is_bounded():
     await asyncio.sleep(0)
     assert not waiting.done()
     for _ in range(3):
-        queue.put(record())
+        queue.put([record()])
     await waiting
     assert len(queue.take(10, 150)) == 2
     assert len(queue.take(10, 1)) == 1
@@ -39,10 +39,10 @@ def test_records_gather_until_they_are_worth_a_write_or_time_is_up(monkeypatch):
             await queue.enough(0.5)
             return loop.time() - began
 
-        queue.put(record())
+        queue.put([record()])
         assert await waited() == pytest.approx(0.5)
         for _ in range(2):
-            queue.put(record())
+            queue.put([record()])
         assert await waited() == 0.0
         # What is left after a write waits for more of its kind.
         queue.take(2, 1 << 20)
