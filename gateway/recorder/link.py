@@ -57,6 +57,8 @@ class RecorderLink:
         self._clock = clock
         self._describe = Describer()
         self._writer: asyncio.StreamWriter | None = None
+        # Frames that tell of calls and are not sent yet.
+        self._pieces: list[bytes] = []
         # Of the payloads of calls that were handed over and not heard of yet.
         self._bytes = 0
         self._numbers = count(1)
@@ -87,7 +89,7 @@ class RecorderLink:
         with suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
                 # Attempts that lost their race may still be under way.
-                while self._writer is not None and self._tap.left:
+                while self._writer is not None and (self._tap.left or self._pieces):
                     await asyncio.sleep(_POLL)
                 if self._writer is not None:
                     self._writer.writelines(frames.pack(frames.END))
@@ -143,6 +145,7 @@ class RecorderLink:
             self._writer = None
             if sending is not None:
                 await end(sending)
+            self._pieces = []
             writer.close()
             await _gone(process)
             self._lost(process.returncode)
@@ -151,15 +154,13 @@ class RecorderLink:
         while True:
             await self._tap.filled()
             await asyncio.sleep(_GATHER)
-            pieces: list[bytes] = []
             while taken := self._tap.take(_AT_ONCE):
-                pieces += self._told(taken)
-                if sum(map(len, pieces)) >= _SEND:
-                    await _sent(writer, pieces)
-                    pieces = []
+                self._pieces += self._told(taken)
+                if sum(map(len, self._pieces)) >= _SEND:
+                    await self._flush(writer)
                 # After the calls that came meanwhile.
                 await asyncio.sleep(0)
-            await _sent(writer, pieces)
+            await self._flush(writer)
 
     def _told(self, recordings: list[Recording]) -> list[bytes]:
         """A frame that tells of calls."""
@@ -173,6 +174,12 @@ class RecorderLink:
             return []
         self._bytes += size
         return frame
+
+    async def _flush(self, writer: asyncio.StreamWriter) -> None:
+        pieces, self._pieces = self._pieces, []
+        with suppress(ConnectionError):
+            writer.writelines(pieces)
+            await writer.drain()
 
     def _heard(self, kind: str, value: tuple[object, ...] | None) -> None:
         match kind, value:
@@ -219,12 +226,6 @@ def _begun(link: int) -> "subprocess.Popen[bytes]":
     """A recorder that has this end of the socket."""
     command = [sys.executable, "-m", "gateway.recorder", str(link)]
     return subprocess.Popen(command, pass_fds=(link,), stdin=subprocess.DEVNULL)
-
-
-async def _sent(writer: asyncio.StreamWriter, pieces: list[bytes]) -> None:
-    with suppress(ConnectionError):
-        writer.writelines(pieces)
-        await writer.drain()
 
 
 async def _gone(process: "subprocess.Popen[bytes]") -> None:

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from modelyard.archive import tables
 from modelyard.errors import BlobNotFound
-from modelyard.events.calls import facts_of, pack
+from modelyard.events.calls import facts_of, pack, parse
 from modelyard.events.payloads import Payloads
 from modelyard.events.streams import Entry
 from modelyard.events.v1 import event_pb2 as pb
@@ -45,14 +45,12 @@ class _Part(NamedTuple):
 
     Attributes:
         position: Of their entry.
-        data: They, as they came.
         packed: They, as serialized `Calls`.
         ids: Theirs.
         copies: How many of them, from the first one on, were taken in before.
     """
 
     position: str
-    data: bytes
     packed: bytes
     ids: list[str]
     copies: int = 0
@@ -89,9 +87,11 @@ class Intake:
     async def take(self, entry: Entry, places: range) -> list[pb.Event]:
         """Takes in what is at some places of an entry; gives the truths among it."""
         await self._set_aside(entry.position, entry.spoilt, len(entry.spoilt))
+        if not places:
+            return []
         if entry.calls:
             ids = [entry.id_of(place) for place in range(entry.count)]
-            self._parts.append(_Part(entry.position, entry.calls, entry.calls, ids, places.start))
+            self._parts.append(_Part(entry.position, entry.calls, ids, places.start))
             return []
         truths: list[pb.Event] = []
         spoilt: list[bytes] = []
@@ -103,11 +103,13 @@ class Intake:
                 if event.HasField("call"):
                     # Of a gateway of an earlier version.
                     packed = pack([facts_of(event)]).SerializeToString()
-                    self._parts.append(_Part(entry.position, data, packed, [event.id]))
+                    parse(packed, 1)
+                    self._parts.append(_Part(entry.position, packed, [event.id]))
                 elif event.HasField("feedback"):
-                    tables.day_of(event)  # Or it has none, and is spoilt.
+                    tables.day_of(event)
                     truths.append(event)
             except (DecodeError, ValueError, OverflowError):
+                # No event, or of no time that there is.
                 spoilt.append(data)
         await self._set_aside(entry.position, spoilt, len(spoilt))
         return truths
@@ -142,7 +144,7 @@ class Intake:
             try:
                 found.append(tables.calls_of([part.packed], [part.ids])[part.copies :])
             except ValueError:
-                await self._set_aside(part.position, [part.data], len(part.ids) - part.copies)
+                await self._set_aside(part.position, [part.packed], len(part.ids) - part.copies)
         return pa.concat_batches(found)
 
     async def _set_aside(self, position: str, spoilt: Sequence[bytes], count: int) -> None:

@@ -97,6 +97,16 @@ async def test_what_waits_is_written_before_it_ends(log):
     assert len(await logged(log)) == 100
 
 
+async def test_what_was_taken_and_not_sent_yet_is_written_before_it_ends(log):
+    async with recorder(log) as (tap, _):
+        for number in range(40):
+            call(tap, str(number))
+        # The first turn of the loop in which nothing is left to take: then it is told to end.
+        while tap.left:
+            await asyncio.sleep(0)
+    assert (tap.counts.written, tap.counts.dropped) == (40, 0)
+
+
 async def test_a_recorder_that_is_killed_is_started_again_and_its_calls_are_counted(log):
     async with recorder(log) as (tap, link):
         for number in range(50):

@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 
 from modelyard import redis_server
+from modelyard.archive import tables
 from modelyard.archive.reading import Archive, Query
 from modelyard.archive.rows import event_of
 from modelyard.events.calls import facts_of, pack
@@ -26,6 +27,7 @@ from modelyard.events.v1 import event_pb2
 from modelyard.events.writer import Bounds, Writer
 from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.redis_client import connect
+from services.archive import intake
 from services.archive.collector import Collector, Flush
 from services.archive.partitions import Partitions
 from tests.kit.events import T0, batch, call, feedback
@@ -143,6 +145,26 @@ async def test_an_entry_of_which_a_part_was_archived_adds_the_rest(redis, tmp_pa
     assert collector.progress.duplicates == 2
 
 
+@pytest.mark.parametrize("bound", ["_CALLS", "_BYTES"])
+async def test_what_waits_is_columns_in_time_and_in_order(redis, tmp_path, monkeypatch, bound):
+    monkeypatch.setattr(intake, bound, 1)
+    writer, converted = Writer(redis), []
+    calls_of = tables.calls_of
+
+    def noted(packed, ids):
+        converted.append(len(ids))
+        return calls_of(packed, ids)
+
+    monkeypatch.setattr(tables, "calls_of", noted)
+    for start in range(0, 100, 5):
+        await writer.write([batch(writer, *map(call, range(start, start + 5)))])
+    collector = await collect(redis, tmp_path)
+    assert ids(tmp_path) == requests(100)
+    assert collector.counts.rows == 100
+    # As they are read: eight entries at a time.
+    assert converted == [8, 8, 4]
+
+
 async def test_events_of_an_earlier_gateway_are_archived_too(redis, tmp_path):
     writer = Writer(redis)
     events = [call(0), feedback(0, y=[1.0]), call(1, error="OVERLOADED")]
@@ -154,6 +176,21 @@ async def test_events_of_an_earlier_gateway_are_archived_too(redis, tmp_path):
     assert [row["event_id"] for row in rows] == [f"{writer.id}-{n}" for n in (1, 3, 4)]
     assert [row["error"] for row in rows] == [None, "OVERLOADED", None]
     assert (collector.counts.rows, collector.counts.spoilt) == (4, 0)
+
+
+async def test_older_events_of_no_time_are_set_aside_each_by_itself(redis, tmp_path):
+    before, told = call(0), feedback(1, y=[1.0])
+    before.call.time.seconds = -1
+    told.time.seconds = 1 << 60
+    await write(redis, before)
+    writer = Writer(redis)
+    events = [event.SerializeToString() for event in (before, call(1), told, before)]
+    await writer.write([writer.number("m", [b"\xff", *events])])
+    collector = await collect(redis, tmp_path)
+    assert ids(tmp_path) == ["r-1"]
+    kept = sorted(path.read_bytes() for path in (tmp_path / "_spoilt" / "model=m").iterdir())
+    assert len(kept) == 5
+    assert collector.counts.spoilt == 5
 
 
 async def test_calls_that_do_not_fit_together_are_set_aside(redis, tmp_path):
