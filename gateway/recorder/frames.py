@@ -55,9 +55,10 @@ def _row(facts: Facts, beside: list[bytes]) -> tuple[Any, ...]:
     return (*facts[:-2], *(_place(payload, beside) for payload in facts[-2:]))
 
 
-def _place(payload: bytes | Payload, beside: list[bytes]) -> bytes | Payload | int:
-    # Nothing is put aside or taken out before the other end has it.
-    if isinstance(payload, Payload) or len(payload) < _LARGE:
+def _place(payload: bytes | Payload, beside: list[bytes]) -> bytes | int:
+    # The other end is who puts aside and takes out.
+    assert not isinstance(payload, Payload)
+    if len(payload) < _LARGE:
         return payload
     beside.append(payload)
     return len(beside) - 1

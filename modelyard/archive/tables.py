@@ -58,7 +58,8 @@ def calls_of(packed: Sequence[bytes], ids: Sequence[Sequence[str]]) -> pa.Record
     batch = _CALLS.list_to_record_batch(list(packed))
     calls = _Fields(batch.to_struct_array(), [len(some) for some in ids])
     metadata, attempts = calls.parted("metadata", "key"), calls.parted("attempts", "version")
-    served_by, failed = calls("served_by", ""), pc.equal(calls("served_by", ""), "")
+    served_by = calls("served_by", "")
+    failed = pc.equal(served_by, "")
     requests, responses = calls.part("request"), calls.part("response")
     columns = {
         "event_id": pa.array(list(chain.from_iterable(ids)), pa.string()),
