@@ -1,4 +1,7 @@
-"""The archive's writer on a real log: once, whole, through crashes; and who can read it."""
+"""The archive's writer on a real log: once, whole, through crashes; and who can read it.
+
+Past 300 lines: each test asks the same writer about what else a log may hold, with the same few helpers.
+"""
 
 import asyncio
 import json
@@ -176,6 +179,17 @@ async def test_events_of_an_earlier_gateway_are_archived_too(redis, tmp_path):
     assert [row["event_id"] for row in rows] == [f"{writer.id}-{n}" for n in (1, 3, 4)]
     assert [row["error"] for row in rows] == [None, "OVERLOADED", None]
     assert (collector.counts.rows, collector.counts.spoilt) == (4, 0)
+
+
+async def test_a_truth_whose_value_is_left_out_stops_nothing(redis, tmp_path):
+    event = event_pb2.Event()
+    event.feedback.request_id = "r"
+    # Of a map's entry the wire may hold the key alone: field 2 of the feedback, then its key.
+    event.feedback.MergeFromString(b"\x12\x03\x0a\x01y")
+    await write(redis, event, call(1))
+    collector = await collect(redis, tmp_path)
+    assert ids(tmp_path) == ["r-1"]
+    assert (collector.counts.rows, collector.counts.spoilt) == (2, 0)
 
 
 async def test_older_events_of_no_time_are_set_aside_each_by_itself(redis, tmp_path):

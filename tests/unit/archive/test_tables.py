@@ -3,10 +3,15 @@
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelyard.archive import tables
 from modelyard.events.calls import facts_of, pack
 from modelyard.events.v1 import event_pb2 as pb
+from tests.kit.calls import MALFORMED, facts
 from tests.kit.events import T0, call, feedback
 
 
@@ -173,4 +178,26 @@ def test_the_same_numbers_come_out_whatever_the_datatype() -> None:
         ("BOOL", [1.0, 0.0]),
         ("INT8", [-3.0]),
         ("FP16", [0.5]),
+    ]
+
+
+@pytest.mark.parametrize(("calls", "complaint"), MALFORMED)
+def test_what_parse_refuses_is_no_table_either(calls, complaint) -> None:
+    del complaint
+    with pytest.raises(ValueError):
+        tables.calls_of([calls.SerializeToString()], [["w-1", "w-2"]])
+
+
+@given(st.lists(st.lists(facts(), min_size=1, max_size=3), max_size=4))
+def test_messages_together_are_what_each_is_alone(messages) -> None:
+    # Whatever field one of them leaves out and another one does not.
+    packed = [pack(calls).SerializeToString() for calls in messages]
+    ids = [[f"{m}-{c}" for c in range(len(calls))] for m, calls in enumerate(messages)]
+    alone = [tables.calls_of([one], [its]) for one, its in zip(packed, ids, strict=True)]
+    together = tables.calls_of(packed, ids)
+    assert together.to_pylist() == pa.Table.from_batches(alone, together.schema).to_pylist()
+    calls = [call for some in messages for call in some]
+    assert together["request_id"].to_pylist() == [call.request_id for call in calls]
+    assert [len(held) for held in together["attempts"].to_pylist()] == [
+        len(call.attempts) for call in calls
     ]
