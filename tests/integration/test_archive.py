@@ -1,6 +1,7 @@
 """The archive's writer on a real log: once, whole, through crashes; and who can read it.
 
-Past 300 lines: each test asks the same writer about what else a log may hold, with the same few helpers.
+Past 300 lines: each test shows the same writer something else that a log may hold, by the same few
+helpers.
 """
 
 import asyncio
