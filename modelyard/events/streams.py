@@ -10,7 +10,8 @@ from itertools import islice
 
 from google.protobuf.message import DecodeError
 
-from modelyard.events.calls import Facts, event_of, parse, unpack
+from modelyard.events.calls import Facts, parse, unpack
+from modelyard.events.event import event_of
 from modelyard.events.v1 import event_pb2
 
 # The models that have a stream.

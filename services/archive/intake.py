@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 
 from modelyard.archive import tables
 from modelyard.errors import BlobNotFound
-from modelyard.events.calls import facts_of, pack, parse
+from modelyard.events.calls import pack, parse
+from modelyard.events.event import facts_of
 from modelyard.events.payloads import Payloads
 from modelyard.events.streams import Entry
 from modelyard.events.v1 import event_pb2 as pb

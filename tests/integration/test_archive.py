@@ -24,7 +24,8 @@ from modelyard import redis_server
 from modelyard.archive import tables
 from modelyard.archive.reading import Archive, Query
 from modelyard.archive.rows import event_of
-from modelyard.events.calls import facts_of, pack
+from modelyard.events.calls import pack
+from modelyard.events.event import facts_of
 from modelyard.events.payloads import Payloads
 from modelyard.events.streams import fields_of, stream_key
 from modelyard.events.v1 import event_pb2

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from modelyard.client.codec import datatype_of, encode
-from modelyard.events.calls import facts_of, pack
+from modelyard.events.calls import pack
+from modelyard.events.event import facts_of
 from modelyard.events.progress import Progress
 from modelyard.events.reader import Reader, fresh
 from modelyard.events.streams import decoded

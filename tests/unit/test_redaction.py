@@ -8,7 +8,7 @@ import pytest
 
 from modelyard.client.inference import inputs_of, outputs_of
 from modelyard.errors import InvalidArgument
-from modelyard.events.calls import event_of, facts_of
+from modelyard.events.event import event_of, facts_of
 from modelyard.inference.v2 import open_inference_pb2 as oip
 from modelyard.redaction import Redaction, parse
 from tests.kit.events import call, feedback

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.archive import tables
-from modelyard.events.calls import facts_of, pack
+from modelyard.events.calls import pack
+from modelyard.events.event import facts_of
 from modelyard.events.v1 import event_pb2 as pb
 from tests.kit.calls import MALFORMED, facts
 from tests.kit.events import T0, call, feedback

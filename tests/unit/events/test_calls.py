@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.events.calls import Facts, event_of, facts_of, pack, parse, unpack
+from modelyard.events.calls import Facts, pack, parse, unpack
+from modelyard.events.event import event_of, facts_of
 from tests.kit.calls import MALFORMED, facts
 
 

@@ -11,7 +11,7 @@ from gateway.recorder.facts import Describer
 from gateway.tap import Recording
 from modelyard.catalog import Catalog, Route
 from modelyard.catalog.model import frozen
-from modelyard.events.calls import event_of
+from modelyard.events.event import event_of
 from modelyard.events.v1 import event_pb2 as pb
 from modelyard.names import ModelName, VersionName
 

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.recorder import queue as queues
 from gateway.recorder.queue import Done, Queue, Record
-from modelyard.events.calls import facts_of
+from modelyard.events.event import facts_of
 from tests.kit import virtual_time
 from tests.kit.events import call
 
